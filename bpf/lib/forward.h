@@ -123,9 +123,11 @@ static __always_inline bool leads_inside(struct conn *conn, const struct bpf_fib
 	return false;
 }
 
+/* Who answers at a member's own address, to which routers know the way, may still know its client by another one, or by
+ * another port. */
 static __always_inline bool is_translated(const struct packet *p, const struct scratch *room)
 {
-	return !addr_equal(&room->leaving.src, &p->tuple.src);
+	return !tuple_equal(&room->leaving, &p->tuple);
 }
 
 /* Is an IPsec policy about what a container sends? Before the kernel asked, it would have put the client in the place of

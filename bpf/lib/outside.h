@@ -124,7 +124,8 @@ static __always_inline bool is_routed(struct __sk_buff *skb, const struct packet
 	struct overlay *overlay;
 	__u32 number;
 
-	if (!own || !(own->flags & TUNNEL_DIRECT))
+	/* An answer to nothing opens nothing. */
+	if (!own || !(own->flags & TUNNEL_DIRECT) || is_echo_reply(p))
 		return false;
 	number = network_at(&p->tuple.dst);
 	overlay = number ? overlay_find(number) : NULL;

@@ -55,7 +55,7 @@ from tests.model.watching import HOST
 class FromContainer(Questions, OnLink):
     def from_container(self, sender: Member, frame: bytes) -> Expected | None:
         p, net = Packet(frame, self.gso), sender.network
-        self.room, self.bare = net.mtu, False
+        self.room, self.bare, self.outside = net.mtu, False, False
         wrong = self._refusals(p, sender)
         if wrong:
             return dropped(frame, *wrong)

@@ -270,7 +270,8 @@ class Programs:
             transport = abi.Transport.TRANSPORT_DIRECT
         if overlay.encrypted:
             transport = abi.Transport.TRANSPORT_WIREGUARD
-        self.maps["overlays"][abi.overlay_key(number)] = abi.overlay(overlay.vni, transport, 0, **masks)
+        flags = int(abi.OverlayFlag.OVERLAY_ROUTED) if overlay.announced else 0
+        self.maps["overlays"][abi.overlay_key(number)] = abi.overlay(overlay.vni, transport, flags, **masks)
         self.maps["vnis"][abi.vni_key(overlay.vni)] = abi.vni(number)
         for peer in overlay.peers:
             flags = int(abi.PeerFlag.PEER_WIREGUARD) if overlay.encrypted and peer.keyed else 0

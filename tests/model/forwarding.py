@@ -43,6 +43,7 @@ class Forwarding(Services):
         self.gso = 0  # segment size of the packet at hand
         self.room = 0  # what the device takes that it has arrived at
         self.arrived: Uplink | None = None  # from outside
+        self.outside = False  # the packet at hand is from there
         self.bare = False  # the packet at hand has come without an Ethernet header
         self.width = 0  # what its way takes that it is cut for, if it is
         self.watch = Watch()

@@ -17,7 +17,7 @@ KEPT = 4096  # rows that the table of what goes by way of the host's stack keeps
 
 class FromHost(Tunnels):
     def from_host(self, net: Network, frame: bytes, forwarded: bool = False) -> Expected | None:
-        p = Packet(frame, self.gso)
+        p, self.outside = Packet(frame, self.gso), False
         if p.fault:
             return dropped(frame, "DROP_" + p.fault, "DROP_BAD_ADDR")
         if p.kind == ARP:

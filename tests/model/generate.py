@@ -53,6 +53,7 @@ class Generator(Draws):
             (5, self.to_peer),
             (7, self.from_peer),
             (3, self.from_the_link),
+            (3, self.announced),
             (6 if topology.services else 0, self.to_service),
             (6 if topology.services and topology.overlay else 0, self.by_another_host),
             (2 if topology.services and topology.overlay else 0, self.returned),
@@ -460,6 +461,21 @@ class Generator(Draws):
             host = self.everywhere(len(host))
         packet = self.packet((proto, src, self.port(self.sources), host, port), flags)
         return self.from_outside(packet)
+
+    def announced(self) -> Sent | None:
+        """From outside to a member's own address."""
+        overlay, rare = self.topology.overlay, self.random
+        members = [m for m in self.members if overlay and m.network is overlay.network]
+        if not overlay or not overlay.announced or not members:
+            return None
+        member = members[int(rare() * len(members))]
+        size = self.family(member)
+        src = self.outside(size) if rare() < 0.9 else self.somewhere(size)
+        dst = member.addr4 if size == 4 else member.addr6
+        key = (self.proto(size), src, self.port(self.sources), dst, self.port(self.targets))
+        if key[0] in (ICMP, ICMPV6):
+            key = (*key[:4], 0) if rare() < 0.9 else (*key[:2], 0, *key[3:])
+        return self.from_outside(self.packet(key, SYN if rare() < 0.7 else None))
 
     def everywhere(self, size: int) -> bytes:
         """An address of the host's that no device has, or one that every device has."""

@@ -223,6 +223,7 @@ def _overlay(
         strangers=(IPv4Address("192.0.2.66").packed, IPv6Address("2001:db8:1::66").packed),
         device=f"dp{lan.number}",
     )
+    made.announced = made.direct and not net.internal and rng.random() < 0.6
     for subnet in subnets:
         made.moved[(subnet.network_address + 13).packed] = peers[0]
     return made

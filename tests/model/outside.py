@@ -10,7 +10,7 @@ from tests.model.link import OnLink
 from tests.model.packet import ARP, LATER, Packet, backwards
 from tests.model.routes import Flow
 from tests.model.situations import Situation
-from tests.model.topology import LOCAL_SENDER, Member, Uplink
+from tests.model.topology import LOCAL_SENDER, Member, Published, Uplink
 from tests.model.tunnels import Tunnels
 
 
@@ -61,7 +61,7 @@ class FromOutside(Tunnels, OnLink):
     def _arrives(
         self, p: Packet, sender: Member | None, ours: Expected, uplink: Uplink | None = None
     ) -> Expected | None:
-        self.arrived = uplink
+        self.arrived, self.outside = uplink, uplink is not None
         if uplink and on_link(p.dst) and p.dst not in uplink.linklocals:
             self._meet(Situation.LINK_ELSEWHERE)
             return ours  # another link's (RFC 4007, 5)
@@ -74,6 +74,19 @@ class FromOutside(Tunnels, OnLink):
         if p.fragment:
             return self._fragment_arrives(p, sender, ours)
         return self._of_containers(p, sender) if self._concerns_containers(p, sender) else ours
+
+    def _published(self, p: Packet) -> Published | None:
+        """Of a member, or a service, that routers know the way to each port is published, at its own address."""
+        overlay = self.topology.overlay
+        if not self.outside or overlay is None or not overlay.announced or on_link(p.dst):
+            return super()._published(p)
+        service, member = overlay.network.services.get(p.dst), overlay.network.members.get(p.dst)
+        member = service.backends[0] if service else member
+        if member is None:
+            return super()._published(p)
+        if p.ports is None or p.icmp in (0, 129):  # an answer to nothing
+            return None
+        return Published(member, p.dst, p.ports[1], announced=True, service=service)
 
     def _fragment_arrives(self, p: Packet, sender: Member | None, ours: Expected) -> Expected | None:
         number = sender.number if sender else 0
@@ -133,6 +146,8 @@ class FromOutside(Tunnels, OnLink):
             if back.uplink is not self.arrived:  # an answer from there must not leave its link
                 self._meet(Situation.LINK_BACK)
                 return False
+        elif published.announced:
+            self._meet(Situation.ANNOUNCED)
         elif unusable(p.dst) or self._route(Flow.of(p.key, p.tos)).kind != "local":
             return False
         # Nor is there an answer to where no way leads.

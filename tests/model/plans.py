@@ -37,6 +37,7 @@ def plan(rng: random.Random, withheld: frozenset[Situation] = frozenset(WITHHELD
     )
     if rng.random() < 0.8:
         made.outs.append(Out("::/0", 0))
+    _learned(rng, made)
     if rng.random() < 0.7:
         _second_leg(rng, made, withheld)
     number = rng.choice(made.lans).number
@@ -44,6 +45,14 @@ def plan(rng: random.Random, withheld: frozenset[Situation] = frozenset(WITHHELD
     if Situation.ANYIP not in withheld and rng.random() < 0.5:
         made.anyip = list(ANYIP)
     return made
+
+
+def _learned(rng: random.Random, made: Plan) -> None:
+    """Routes to addresses that networks have on other hosts, as routers tell of them."""
+    for lan in made.lans:
+        for subnet, bits in ((lan.subnet4.network, 30), (lan.subnet6.network, 126)):
+            if rng.random() < 0.4:
+                made.outs.append(Out(f"{subnet.network_address + rng.choice((8, 12))}/{bits}", 0))
 
 
 def _mtu(rng: random.Random) -> int:

@@ -65,6 +65,8 @@ class Situation(StrEnum):
     PEER_DECIPHERED = "and out of it"
     PEER_DIRECT = "to another host as it is, over the link"
     PEER_COMES_DIRECT = "and from there"
+    PEER_ROUTED = "to another host as it is, by a way that routers have told of"
+    ANNOUNCED = "from outside to a member that routers know the way to"
     TO_LINK = "to the link of a network's parent"
     FROM_LINK = "from there, to a member, or for one"
     ROUTED_TO_LINK = "and the host's routes say where"

@@ -19,6 +19,7 @@ from tests.model.devices import Host, Lan, Leg, Out, Plan
 from tests.model.draws import Sent
 from tests.model.fixtures import Programs, pinned_to_one_cpu
 from tests.model.packet import ACK, FIN, ICMP, ICMPV6, RST, SYN, TCP, UDP, Key
+from tests.model.routes import route
 from tests.model.services import Service
 from tests.model.situations import WITHHELD, Situation
 from tests.model.topology import FAR, Member, Network, Published, Topology, Uplink
@@ -557,6 +558,27 @@ def test_an_error_to_a_backend_in_an_encrypted_tunnel_has_a_right_header(program
     body = icmp(net.gateway4, service.addr4, b"\3\3" + bytes(6) + quoted[:28])
     error = frame_of(net.mac, net.mac, ip4(net.gateway4, service.addr4, ICMP, body))
     both.agree(Sent("from_host", net, error), "TO_PEER")
+
+
+def test_an_echo_reply_opens_nothing_at_an_announced_address(programs: Programs) -> None:
+    topology = fixed()
+    spread(topology, direct=True, announced=True)
+    both = Both(programs, topology)
+    both.outside(packet((ICMP, OUTSIDE, 0, both.a1.addr4, 77)), "NOT_OURS")
+    both.outside(packet((ICMP, OUTSIDE, 77, both.a1.addr4, 0)), "DELIVERED")
+    assert table_of(both) == (2, 0)
+
+
+def test_an_answer_of_an_announced_address_is_translated_if_its_client_is_hidden(programs: Programs) -> None:
+    """Though its own address stays: so an IPsec policy keeps it from leaving, and it is not the host's."""
+    topology = fixed()
+    spread(topology, direct=True, announced=True)
+    topology.networks[0].beside = True
+    topology.protected = [route(prefix, "out") for prefix in plans.PROTECTED]
+    both = Both(programs, topology)
+    a1, client = both.a1, raw("198.19.7.7")
+    both.outside(packet((UDP, client, 20700, a1.addr4, 80)), "DELIVERED")
+    both.member(a1, packet((UDP, a1.addr4, 80, a1.network.gateway4, 20700)), "DROP_XFRM")
 
 
 TIMESTAMPS = b"\1\1\x08\x0a" + bytes(8)

@@ -105,6 +105,7 @@ class Published:
     rules: tuple[tuple[bytes, int, bool], ...] = ()  # prefix, its length, may connect
     filtered: bool = False
     refuse: bool = False
+    announced: bool = False  # it is the member's own address, and any port
     service: Service | None = None  # it is published, and not its member, which is one of its backends
 
     def admits(self, address: bytes) -> bool:

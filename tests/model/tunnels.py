@@ -45,7 +45,8 @@ class Peer:
 class Overlay:
     """A network with members on other hosts. `ends`: this host's addresses for tunnels; `moved`: addresses that are at
     another host than their block; `device`: the name of a device that stands for the tunnels'; `encrypted`: the device
-    of encrypted tunnels, if they are; `direct`: packets go as they are, where they can."""
+    of encrypted tunnels, if they are; `direct`: packets go as they are, where they can; `announced`:
+    routers know the way to its addresses, also to hosts that are not on the link, and from anybody."""
 
     network: Network
     vni: int
@@ -58,6 +59,7 @@ class Overlay:
     device: str
     encrypted: Uplink | None = None
     direct: bool = False
+    announced: bool = False
     number: int = 1  # of this host in the cluster
     moved: dict[bytes, Peer] = field(default_factory=dict)
 
@@ -226,6 +228,9 @@ class Tunnels(Forwarding):
         assert overlay
         if overlay.encrypted:
             return self._enciphered(p, peer, overlay, overlay.encrypted, told)
+        as_it_is = overlay.direct and not by_device and self._says_who_sends(p, overlay)
+        if as_it_is and not self._is_neighbour(p, peer) and self._by_routers(p, peer, overlay):
+            return passed("TO_PEER", p.frame)
         own = overlay.ends[len(peer.addr)]
         route = self._route(Flow(own, peer.addr, UDP, 1, overlay.port))
         if route.kind != "out" or route.uplink is None:
@@ -233,7 +238,7 @@ class Tunnels(Forwarding):
         overhead = LINK + (20 if len(own) == 4 else 40)
         source = b"\x06M" + mark.to_bytes(4, sys.byteorder) if mark else overlay.mac
         mtu = min(peer.mtu, route.uplink.mtu)
-        if overlay.direct and not by_device and self._needs_no_tunnel(p, peer, overlay):
+        if as_it_is and self._is_neighbour(p, peer):
             if p.size > mtu and p.keep:
                 return told(mtu)
             # By a router nobody knows whether it gets there.
@@ -257,11 +262,25 @@ class Tunnels(Forwarding):
         return Expected(REDIRECT, ("TO_PEER",), check=check)
 
     @staticmethod
-    def _needs_no_tunnel(p: Packet, peer: Peer, overlay: Overlay) -> bool:
-        """In the gateway's name it could come from any host; and over IPv4 no neighbour is found for IPv6."""
+    def _says_who_sends(p: Packet, overlay: Overlay) -> bool:
+        """In the gateway's name it could come from any host."""
         gateway = overlay.network.gateway(len(p.src))
-        covered = overlay.covers(p.src) and overlay.covers(p.dst) and gateway not in (p.src, p.dst)
-        return covered and peer.on_link and len(peer.addr) >= len(p.src)
+        return overlay.covers(p.src) and overlay.covers(p.dst) and gateway not in (p.src, p.dst)
+
+    @staticmethod
+    def _is_neighbour(p: Packet, peer: Peer) -> bool:
+        """Over IPv4 none is found for IPv6."""
+        return peer.on_link and len(peer.addr) >= len(p.src)
+
+    def _by_routers(self, p: Packet, peer: Peer, overlay: Overlay) -> bool:
+        """The host has learned a way to the member itself, which takes the packet whole."""
+        if not overlay.announced or p.size > peer.mtu:
+            return False
+        uplink = self._route(Flow(p.src, p.dst, UDP, overlay.port, overlay.port)).uplink
+        if uplink is None or p.size > uplink.mtu:
+            return False
+        self._meet(Situation.PEER_ROUTED)
+        return True
 
     def _enciphered(
         self, p: Packet, peer: Peer, overlay: Overlay, device: Uplink, told: Callable[[int], Expected]
@@ -352,14 +371,16 @@ class Tunnels(Forwarding):
 
     def _comes_as_it_is(self, p: Packet) -> bool:
         overlay = self.topology.overlay
-        return overlay is not None and overlay.direct and not self.bare and overlay.covers(p.dst)
+        if overlay is None or not overlay.direct or self.bare or not overlay.covers(p.dst):
+            return False
+        return not overlay.announced or overlay.covers(p.src)
 
     def _from_neighbour(self, p: Packet, uplink: Uplink) -> Expected | None:
         """Believed is a host of the link to whom the way leads over the device that it comes by."""
         overlay = self.topology.overlay
         assert overlay
         peer = overlay.host_of(p.src)
-        if peer is None or not peer.on_link:
+        if peer is None or not (peer.on_link or overlay.announced):
             return _lost({"DROP_DIRECT"})
         if len(p.frame) > uplink.mtu + 18 and not p.gso:
             raise Withheld  # no device takes what is larger than its MTU, and a tag's room
