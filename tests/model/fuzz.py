@@ -30,7 +30,7 @@ from tests.model.fixtures import Programs, pinned_to_one_cpu
 from tests.model.generate import Generator
 from tests.model.situations import WITHHELD, Situation
 
-TOPOLOGIES, PACKETS = 40, 3000  # topologies of one host, packets of one topology
+TOPOLOGIES, PACKETS = 8, 1500  # topologies of one host, packets of one topology
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,12 @@ class Order:
         return bool(self.end) and time.monotonic() > self.end
 
 
-def one_round(order: Order, number: int, cpu: int = 0) -> Tally:
-    """One host, and several topologies on it."""
+def never(tally: Tally) -> bool:
+    return False
+
+
+def one_round(order: Order, number: int, cpu: int = 0, enough: Callable[[Tally], bool] = never) -> Tally:
+    """One host, and several topologies on it, until that is enough."""
     tally = Tally()
     rng = random.Random(f"{order.seed}/{number}")
     begun = time.monotonic()
@@ -64,6 +68,8 @@ def one_round(order: Order, number: int, cpu: int = 0) -> Tally:
                         if order.over or (order.stop_at and len(tally.found) >= order.stop_at):
                             break
                         one_topology(f"{order.seed}/{number}/{topology}", host, programs, tally, order)
+                        if enough(tally):
+                            break
                 finally:
                     programs.close()
         finally:
@@ -124,12 +130,20 @@ def run(
     stop_at: int = 0,
     tolerate: str = "",
     withheld: frozenset[Situation] = frozenset(WITHHELD),
-    until: Callable[[Tally], bool] = lambda tally: False,
+    until: Callable[[Tally], bool] = never,
 ) -> Tally:
     """Until one of the bounds (seconds, packets, disagreements), or what else ends it."""
     tally, begun = Tally(), time.monotonic()
     order = Order(seed, begun + seconds if seconds else 0, tolerate, withheld, stop_at)
-    for found in _rounds(order, jobs):
+
+    def enough(now: Tally) -> bool:
+        both = Tally()
+        both.add(tally)
+        both.add(now)
+        both.seconds = time.monotonic() - begun
+        return until(both)
+
+    for found in _rounds(order, jobs, enough):
         tally.add(found)
         tally.seconds = time.monotonic() - begun
         if report:
@@ -141,10 +155,10 @@ def run(
     return tally
 
 
-def _rounds(order: Order, jobs: int) -> Iterator[Tally]:
+def _rounds(order: Order, jobs: int, enough: Callable[[Tally], bool]) -> Iterator[Tally]:
     if jobs == 1:
         for number in itertools.count():
-            yield one_round(order, number)
+            yield one_round(order, number, enough=enough)
     with multiprocessing.get_context("fork").Pool(jobs) as pool:
         ahead = [pool.apply_async(_in_a_worker, (order, number)) for number in range(jobs + 1)]
         for number in itertools.count(jobs + 1):

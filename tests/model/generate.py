@@ -19,6 +19,8 @@ from tests.model.topology import Member, Published, Topology
 from tests.model.tunnels import Overlay
 from tests.model.writing import carried, cut4, cut6, frame_of, icmp, ip4, ip6
 
+MANY_PORTS = 40
+
 
 class Generator(Draws):
     def __init__(self, rng: random.Random, topology: Topology, reference: Reference) -> None:
@@ -43,6 +45,9 @@ class Generator(Draws):
             (10, self.mutated),
             (2.5, self.fragmented),
             (0.02, self.many_datagrams),
+            (0.1 if topology.nat_last - topology.nat_first < MANY_PORTS else 0, self.many_ports),
+            (0.3, self.now_by_a_rule),
+            (0.3, self.wide_fragments),
             (3, self.forwarded),
             (0.5, self.without_an_address),
             (4, self.near_the_width),
@@ -101,6 +106,57 @@ class Generator(Draws):
         sent = [whole._replace(frame=whole.frame[:14] + frame) for frame in frames]
         self.waiting += sent[1:]
         return sent[0]
+
+    def many_ports(self) -> Sent | None:
+        """One member has all ports of the range, its own; another one wants the same, to one destination or several."""
+        members = [m for m in self.members if m.network.masquerade and not m.network.internal and m.addr4]
+        if len(members) < 2:
+            return None
+        one, other = self.rng.sample(members, 2)
+        proto, dst, several = UDP if self.random() < 0.5 else TCP, self.outside(4), self.random() < 0.6
+        first, last, sent = self.topology.nat_first, self.topology.nat_last, list[Sent]()
+        for sport in range(first, last + 1):
+            sent.append(self.from_member(one, self.packet((proto, one.addr4, sport, dst, 53), SYN)))
+        for number in range(12):
+            key = (proto, other.addr4, first + number, dst, 53 + (number % 3 if several else 0))
+            sent.append(self.from_member(other, self.packet(key, SYN)))
+        self.waiting += sent[1:]
+        return sent[0]
+
+    def now_by_a_rule(self) -> Sent | None:
+        """To another network, outside by a rule on the type of service, and then not."""
+        rules = [one for one in self.topology.routing.rules if one.tos]
+        if not rules:
+            return None
+        size, member, other = self.rng.choice(rules).size, self.member(), self.member()
+        src, dst = (member.addr4, other.addr4) if size == 4 else (member.addr6, other.addr6)
+        if not src or not dst or member.network is other.network:
+            return None
+        key: Key = (UDP, src, self.port(self.sources), dst, self.port(self.targets))
+        body = carried(key, 0, self.payload())
+        for tos in (0x10, 0):
+            packet = (
+                ip4(src, dst, UDP, body, tos=tos) if size == 4 else ip6(src, dst, UDP, body, label=tos << 20)
+            )
+            self.waiting.append(self.from_member(member, packet, member.network.mac))
+        return self.waiting.pop(0)
+
+    def wide_fragments(self) -> Sent | None:
+        """Of IPv4, as long as the sender's device takes: another may take less."""
+        found = self.some_half()
+        if found is None or len(found[0][1]) != 4 or found[0][0] not in (TCP, UDP):
+            return None
+        key, sender = found
+        body = carried(key, ACK, self.rng.randbytes(LARGEST - 200))
+        width = (self.rng.choice(self.widths) - 20) // 8 * 8
+        pieces = []
+        ident = int(self.random() * 65536)
+        for begin in range(0, len(body), width):
+            word = begin // 8 | (0x2000 if begin + width < len(body) else 0)
+            piece = ip4(key[1], key[3], key[0], body[begin : begin + width], word=word, ident=ident)
+            pieces.append(self.by(sender, piece))
+        self.waiting += pieces[1:]
+        return pieces[0]
 
     def to_service(self) -> Sent | None:
         """By its address: from a member, a backend or not, or from the host."""
@@ -177,6 +233,9 @@ class Generator(Draws):
     def forwarded(self) -> Sent | None:
         """From and to what lies behind a member that forwards, or one that does not."""
         member, rare = self.member(), self.random
+        near = [m for m in self.members if m.network.number == self.topology.behind]
+        if near and rare() < 0.6:
+            member = near[int(rare() * len(near))]
         net, size = member.network, self.family(member)
         others = [m for m in self.members if m.network is net]
         other = others[int(rare() * len(others))]

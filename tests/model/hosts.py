@@ -92,7 +92,8 @@ def topology(rng: random.Random, host: Plan) -> Topology:
             if rng.random() < 0.2:
                 mac = b"\x02" + rng.randbytes(5)
             member = Member(net, number, mac, f"m{lan.number}-{slot}")
-            member.forwarding = rng.random() < (0.6 if slot == 0 else 0.1) and not net.lan
+            routes = 0.9 if lan.number == host.behind[0][1] else 0.6
+            member.forwarding = rng.random() < (routes if slot == 0 else 0.1) and not net.lan
             member.resolves = rng.random() < 0.5
             if ipv4:
                 member.addr4 = (lan.subnet4.ip + 1 + slot).packed
@@ -104,6 +105,7 @@ def topology(rng: random.Random, host: Plan) -> Topology:
                     net.members[address] = member
             members.append(member)
     ports = _ports(rng, host, members, sorted(own_addresses(host)[0]))
+    _disputed(rng, host, members, ports)
     links = _links(rng, members)
     protected = [route(prefix, "out") for prefix in PROTECTED] if rng.random() < 0.6 else []
     other_nat = rng.random() < 0.15
@@ -123,6 +125,7 @@ def topology(rng: random.Random, host: Plan) -> Topology:
         sockets=frozenset(host.sockets),
         protected=protected,
         other_nat=other_nat,
+        behind=host.behind[0][1],
         overlay=overlay,
     )
 
@@ -209,7 +212,7 @@ def _overlay(
         mtu = rng.choice((1500, 1500, 1400))
         address = (leg.network.network_address + 7 + place).packed
         peers.append(Peer(number, address, bytes((2, 0, 0, 0, 1, number)), mtu, blocks))
-        peers[-1].keyed, peers[-1].on_link = (place == 0 or rng.random() < 0.7 for _ in range(2))
+        peers[-1].keyed, peers[-1].on_link = (place == 0 or rng.random() < 0.6 for _ in range(2))
     made = Overlay(
         network=net,
         vni=4096 + lan.number,
@@ -262,6 +265,29 @@ def _ports(
             published.rules = tuple({rule[:2]: rule for rule in rules}.values())
         ports[where, port, proto] = published
     return ports
+
+
+def _disputed(
+    rng: random.Random,
+    host: Plan,
+    members: list[Member],
+    ports: dict[tuple[bytes, int, int], Published],
+) -> None:
+    """A router publishes a port, and what somebody publishes at all addresses another does at one of them."""
+    routers = [m for m in members if m.forwarding and not m.network.internal]
+    for member in routers[:2]:
+        for address in (member.addr4, member.addr6):
+            if address and rng.random() < 0.5:
+                proto = rng.choice((TCP, UDP))
+                ports[bytes(len(address)), 8087, proto] = Published(member, address, rng.choice((80, 53)))
+    for where, port, proto in [one for one in ports if not any(one[0]) and rng.random() < 0.3]:
+        others = [m for m in members if not m.network.internal and not m.network.lan]
+        others = [m for m in others if m is not ports[where, port, proto].member]
+        other = rng.choice(others) if others else None
+        theirs = (other.addr4 if len(where) == 4 else other.addr6) if other else b""
+        own = host.legs[0].v4 if len(where) == 4 else host.legs[0].v6
+        if other and theirs and own and (own.ip.packed, port, proto) not in ports:
+            ports[own.ip.packed, port, proto] = Published(other, theirs, rng.choice((80, 53)))
 
 
 def _rule(

@@ -31,7 +31,7 @@ def plan(rng: random.Random, withheld: frozenset[Situation] = frozenset(WITHHELD
         outs=[Out("0.0.0.0/0", 0)],
         stops=STOPS,
         encapsulated=ENCAPSULATED,
-        ports=(first, first + rng.choice((31, 255, 2000, 14000))),
+        ports=(first, first + rng.choice((31, 31, 255, 2000, 14000))),
         encrypted=rng.choice((1420, 1420, 1380, 1300)),
         sockets=[(first + at, proto) for at in (7, 9, 20) for proto in (TCP, UDP) if rng.random() < 0.5],
     )
@@ -51,8 +51,8 @@ def _learned(rng: random.Random, made: Plan) -> None:
     """Routes to addresses that networks have on other hosts, as routers tell of them."""
     for lan in made.lans:
         for subnet, bits in ((lan.subnet4.network, 30), (lan.subnet6.network, 126)):
-            if rng.random() < 0.4:
-                made.outs.append(Out(f"{subnet.network_address + rng.choice((8, 12))}/{bits}", 0))
+            if rng.random() < 0.6:
+                made.outs.append(Out(f"{subnet.network_address + rng.choice((8, 12, 12))}/{bits}", 0))
 
 
 def _mtu(rng: random.Random) -> int:
@@ -114,7 +114,7 @@ def _policies(rng: random.Random, made: Plan, withheld: frozenset[Situation]) ->
             candidates.append(Policy(100, six, proto=UDP, sport=50000))  # of no tunnel
         if Situation.RULE_TOS not in withheld:
             candidates.append(Policy(rng.choice((100, 101)), six, tos=0x10))
-    made.policies = [one for one in candidates if rng.random() < 0.4]
+    made.policies = [one for one in candidates if rng.random() < (0.7 if one.tos else 0.4)]
 
 
 # ---- as the reference has it -------------------------------------------------------------------------------

@@ -132,6 +132,7 @@ class Topology:
     links: set[tuple[bytes, bytes, int, int]]  # client, server, port, protocol
     nat_first: int
     nat_last: int
+    behind: int = 0  # the network behind whose first member others are
     other_nat: bool = False  # its packet filter masquerades, too
     protected: list[Route] = field(
         default_factory=list
