@@ -321,6 +321,8 @@ class Forwarding(Services):
             route = self._route(flow, answers)
             if route.kind == "net":
                 self._meet(Situation.WAY_INSIDE)
+                if sender and route.network is sender.network and p.size > route.network.mtu:
+                    raise Withheld  # its own device does not take it: it cannot be met outside of a test run
             uplink = route.uplink
             if sender and sender.peer and route.kind in ("none", "stop") and p.ttl > 1:
                 return dropped(p.frame, "DROP_NO_ROUTE")
