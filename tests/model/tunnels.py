@@ -390,7 +390,6 @@ class Tunnels(Forwarding):
         self._meet(Situation.PEER_COMES_DIRECT)
         return self._taken(p, 0, overlay, peer, overlay.network)
 
-
     def _deciphered(self, p: Packet, overlay: Overlay) -> Expected | None:
         """Out of the device comes what hosts send whose keys it knows, from addresses that they have; all else is
         nobody's."""
