@@ -1101,10 +1101,8 @@ enum reason {
 				  * have spoken, but the table, or its container's share of it,
 				  * is full; it goes on, where a flood can evict it */
 	TO_PEER = 9,	 /* to a container on another host */
-	WOULD_OUT =
-		10, /* counted besides the packet's own: its opening would be refused by what its */
-	WOULD_IN =
-		11, /* sender's `out` says, or its receiver's `in`, if that were not in audit mode */
+	WOULD_OUT = 10,	 /* counted besides: a policy in audit mode would not let it out, */
+	WOULD_IN = 11,	 /* or not let it in */
 
 	DROP_FIRST = 16,
 	DROP_DEVICE = 16,	 /* device is not (or no longer) in the map */
