@@ -52,7 +52,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Host, li
 
 @pytest.fixture
 def shop(running: tuple[Host, list[Container]]) -> Iterator[Shop]:
-    host, containers = running
+    host, (app, cron, db) = running
     dataplane = Dataplane.find(host.bpffs / "datapath")
     assert dataplane is not None
 
@@ -72,7 +72,7 @@ def shop(running: tuple[Host, list[Container]]) -> Iterator[Shop]:
         return hits
 
     with dataplane:
-        yield Shop(host, *containers, put)
+        yield Shop(host, app, cron, db, put)
         dataplane.policies.clear()
 
 
