@@ -79,6 +79,7 @@ def _joined(ctx: click.Context) -> list[str]:
 
 network = among(_networks)
 service = among(lambda ctx: [one.name for one in host(ctx).services.all()])
+policy = among(lambda ctx: [one.name for one in host(ctx).policies.all()])
 peer = among(lambda ctx: [one.name for one in host(ctx).snapshot().peers.values()])
 own_network = among(lambda ctx: _networks(ctx, predefined=False))
 joined = among(_joined)

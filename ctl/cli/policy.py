@@ -10,11 +10,14 @@ import click
 from datapath.errors import printable
 
 from . import completing
-from .command import Command, Group, PathType, format_option, host, warn
-from .output import emit, listing
+from .command import Command, Group, PathType, format_option, host, quiet_option, warn
+from .formatting import seconds
+from .network import print_documents
+from .output import emit, for_each, listing
 from .policy_files import read
 
 if TYPE_CHECKING:
+    from datapath.engine.policy_views import Hit
     from datapath.plan.policies.flows import Change
     from datapath.plan.policies.overview import Glance
     from datapath.telemetry.policies import Seen
@@ -27,6 +30,7 @@ COLUMNS = {
     "Mode": "MODE",
     "Matches": "MATCHES",
 }
+HITS = {"Policy": "POLICY", "Rule": "RULE", "Hits": "HITS", "Refused": "REFUSED", "Last": "LAST"}
 CHANGES = {
     "Would": "WOULD",
     "From": "FROM",
@@ -161,3 +165,87 @@ def say_unseen(seen: Seen) -> None:
         warn(
             f"{seen.left_out} lines are about containers that are not here any more, or on other hosts: left out"
         )
+
+
+@policy.command("apply", cls=Command)
+@file_option
+@click.option("--dry-run", is_flag=True, help="Print what would become of each, and change nothing.")
+@click.option("--prune", is_flag=True, help="Remove policies that are not in the file.")
+def apply(path: str, dry_run: bool, prune: bool) -> None:
+    """Put policies into force, all or none.
+
+    Each takes the place of the one of its name. Connections that are open are judged again by their next packet.
+    """
+    outcomes = host().policies.apply(read(path), prune=prune, dry_run=dry_run)
+    for name, outcome in outcomes.items():
+        click.echo(printable(f"{name} {outcome}" + (" (dry run)" if dry_run else "")))
+
+
+@policy.command("ls", cls=Command)
+@click.option("-a", "--all", "every", is_flag=True, help="And what networks, links, ports and labels say.")
+@quiet_option
+@format_option()
+def ls(every: bool, quiet: bool, format_: str) -> None:
+    """List policies.
+
+    HITS are the openings that its rules have let pass, REFUSED the packets that they have refused, or would have in
+    audit mode, since the policy was applied.
+    """
+    from datapath.telemetry.policies import listed
+
+    rows = [
+        {**glance_row(one), "Hits": hits, "Refused": refused} for one, hits, refused in listed(host(), every)
+    ]
+    emit(listing(rows, {**COLUMNS, "Hits": "HITS", "Refused": "REFUSED"}, format_, quiet=quiet))
+
+
+@policy.command("inspect", cls=Command)
+@click.argument("names", metavar="POLICY...", nargs=-1, required=True, shell_complete=completing.policy)
+@format_option("-f")
+def inspect(names: tuple[str, ...], format_: str) -> None:
+    """Show detailed information about policies."""
+    from datapath.plan.policies.overview import policy_inspect
+
+    print_documents(names, lambda name: policy_inspect(host().policies.get(name)), format_)
+
+
+@policy.command("export", cls=Command)
+@click.argument("names", metavar="[POLICY...]", nargs=-1, shell_complete=completing.policy)
+def export(names: tuple[str, ...]) -> None:
+    """Print policies as a file that `apply` takes: these, or all."""
+    from datapath.plan.policies.writing import policies_text
+
+    known = host().policies
+    emit(printable_lines(policies_text([known.get(name) for name in names] if names else known.all())))
+
+
+@policy.command("rm", cls=Command)
+@click.argument("names", metavar="POLICY...", nargs=-1, required=True, shell_complete=completing.policy)
+def rm(names: tuple[str, ...]) -> None:
+    """Remove policies.
+
+    What only they have refused passes again.
+    """
+    for_each(names, lambda name: host().policies.remove(name))
+
+
+@policy.command("hits", cls=Command)
+@format_option(field="Policy")
+def hits(format_: str) -> None:
+    """Show what each rule has decided.
+
+    RULE is its place in the policy, 0 that the policy lists others. HITS are openings that it has let pass, REFUSED
+    packets that it has refused, or in audit mode would have.
+    """
+    emit(listing([hit_row(one) for one in host().policies.hits()], HITS, format_))
+
+
+def hit_row(one: Hit) -> dict[str, Any]:
+    """What `policy hits` knows about a rule."""
+    return {
+        "Policy": one.policy,
+        "Rule": one.rule,
+        "Hits": one.openings,
+        "Refused": one.refused,
+        "Last": "" if one.idle is None else seconds(one.idle),
+    }

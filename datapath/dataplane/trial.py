@@ -13,7 +13,7 @@ from collections.abc import Collection
 from contextlib import ExitStack
 from typing import Self
 
-from datapath.dataplane.layout import MAPS, OBJECT_FILES, TAILS, TAILS_MAP, TOLD_MAPS
+from datapath.dataplane.layout import FIRST, MAPS, OBJECT_FILES, TAILS, TAILS_MAP, TOLD_MAPS
 from datapath.dataplane.programs import Dataplane
 from datapath.errors import KernelError
 from datapath.kernel import abi, bpf_maps, libbpf
@@ -45,9 +45,14 @@ _TABLES = frozenset(
             "flow_queue",
             "edges",
             "limits",
+            "admissions",
+            "rule_hits",
         ),
     )
 )
+
+# What packets that ask for no name may go on in, whatever their network is.
+ALWAYS = (TAILS.keys() & FIRST) - {"resolve", "ask", "answered"}
 
 
 class Trial:

@@ -10,7 +10,7 @@ command. All errors are KernelError and its kinds, or an ExceptionGroup of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from datapath.dataplane.structs import AclKey, LinkKey, LinkValue
     from datapath.drivers.comparison import Comparison
     from datapath.drivers.context import Context, HostView
+    from datapath.model.policies import By
+    from datapath.plan.policies.rows import Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +96,28 @@ class ServicePart:
         """Ends the service's connections to these endpoints."""
 
 
+class PolicyPart:
+    """What a driver has of policies. The defaults suit one that has none."""
+
+    def active(self) -> bool:
+        """Some are in force, or something is left of such."""
+        return False
+
+    def write(self, rows: Rows, former: Sequence[By]) -> None:
+        """Puts the rows into force, or none if they say so. `former`: what numbers of rules mean that were counted by
+        until now."""
+
+    def sweep(self) -> None:
+        """Takes away what a killed command left, and is not in force."""
+
+
 class HostPart:
     """What a driver has on the host for all of its networks together. The defaults suit one that has nothing."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
         self.services = ServicePart()
+        self.policies = PolicyPart()
 
     def begin(self, view: HostView, upgrading: bool) -> None:
         """Before anything else of a changing command: completes what an earlier one of the whole host left."""

@@ -19,7 +19,7 @@ from datapath.dataplane.programs import Dataplane
 from datapath.drivers import registry
 from datapath.drivers.context import Context, HostView
 from datapath.drivers.pairs.check import endpoint_sysctls
-from datapath.engine import check, namespaces, ports
+from datapath.engine import check, namespaces, policies, ports
 from datapath.engine.transaction import Owner, devices_of, name_facts
 from datapath.errors import DatapathError, NewerStateError
 from datapath.kernel import observe, process, sysctl
@@ -97,6 +97,7 @@ def compare(
     for owner in owners.values():
         findings += owner.check(settings, state, observed.alive)
     findings += [*_unchecked(settings, state), *_unpublished(state)]
+    findings += policies.differences(state, observed.network, settings.bpffs)
     return [*findings, *_news(settings, config, state)]
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from datapath.config.daemon import DaemonConfig
 from datapath.config.settings import Settings
 from datapath.drivers.context import Context
-from datapath.engine import leases, names, networks, ports, recovery
+from datapath.engine import leases, names, networks, policies, ports, recovery
 from datapath.engine.transaction import Owner, Transaction
 from datapath.errors import DatapathError, InUseError, StateError
 from datapath.model.rows import OWNER
@@ -129,6 +129,7 @@ class Engine:
             ports.reserve(tx)
             for part, view in tx.parts():
                 part.finish(view)
+            policies.follow(tx)
 
     def refresh(self, patience: float = PATIENCE) -> HostNetwork | None:
         """Follows what the host has become, as every changing command does when it begins. The host as it was observed;

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 from datapath.dataplane.name_entries import name_rows, touched, touched_elsewhere
 from datapath.dataplane.name_owners import asks, is_named
-from datapath.engine import backends
+from datapath.engine import backends, policies
 from datapath.engine.transaction import Transaction
 from datapath.errors import KernelError
 from datapath.model.endpoints import Endpoint
@@ -21,13 +21,14 @@ _TO_LEAD = "to be led to the resolver"
 
 
 def update(tx: Transaction, after: State, *sandbox_ids: str, before: State | None = None) -> None:
-    """Makes names of these sandboxes, what they can ask for, and the services that they are behind, as it will be when
-    the rows say `after`. `before`: what they said, None: what they say."""
+    """Makes names of these sandboxes, what they can ask for, the services that they are behind, and policies as it will
+    be when the rows say `after`. `before`: what they said, None: what they say."""
     after = backends.follow(tx, after, sandbox_ids, before)
     concerned = touched(frozenset(sandbox_ids), before or tx.state, after)
     rows = name_rows(after, tx.names, concerned)
     for part, _ in tx.parts():
         part.write_names(rows, concerned)
+    policies.follow(tx, after)
 
 
 def withdraw(tx: Transaction, endpoint: Endpoint) -> None:

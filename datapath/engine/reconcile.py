@@ -14,12 +14,12 @@ from typing import NamedTuple
 from datapath.drivers import registry
 from datapath.drivers.base import Repair, Repairing
 from datapath.drivers.comparison import Comparison
-from datapath.engine import doctor, endpoints, ports, service_news
+from datapath.engine import doctor, endpoints, policies, ports, service_news
 from datapath.engine.transaction import Transaction
 from datapath.errors import DatapathError
 from datapath.kernel import observe
 from datapath.kernel.links import Links
-from datapath.model.checks import DEAD, MISSING, PAIR, STRAY, UNPUBLISHED
+from datapath.model.checks import DEAD, MISSING, PAIR, STRAY, UNPUBLISHED, WRONG
 from datapath.model.findings import Check, Finding
 from datapath.plan.endpoints import ifname_in
 
@@ -96,8 +96,22 @@ def _repairs(tx: Transaction) -> dict[Check, _Repair]:
         for check, apply in owner.repairs().items():
             found[check] = of_owner(apply)
     found[PAIR], found[DEAD] = of_owner(_pair), of_owner(_dead)
+    for check in (MISSING, WRONG, STRAY):
+        found[check] = _with_policies(tx, found[check])
     found[UNPUBLISHED] = of_owner(_unpublished)
     return found
+
+
+def _with_policies(tx: Transaction, rows: _Repair) -> _Repair:
+    """Rows of policies are repaired together, others each for itself."""
+
+    def apply(finding: Finding) -> None:
+        if finding.about[:1] == (policies.POLICIES,):
+            policies.repair(tx)
+        else:
+            rows.apply(finding)
+
+    return _Repair(rows.name, apply)
 
 
 def _work(tx: Transaction) -> Repairing:

@@ -14,6 +14,7 @@ from datapath.engine import (
     leases,
     names,
     networks,
+    policies,
     ports,
     services,
     spanning,
@@ -72,6 +73,7 @@ def _rebuild(tx: Transaction) -> None:
         return
     joining.follow_underlay(tx)
     lost = {network.id for network in networks.lost(tx)}
+    policies.follow(tx)  # before anybody's packets meet programs that have just been loaded
     again = []
     for network in tx.built:
         driver, members = tx.driver(network), tx.state.endpoints_of_network(network.id)

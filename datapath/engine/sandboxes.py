@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from datapath.drivers.base import JoinInfo
-from datapath.engine import claims, endpoints, handover, lifecycle, names, networks, ports
+from datapath.engine import claims, endpoints, handover, lifecycle, names, networks, policies, ports
 from datapath.engine.transaction import Transaction
 from datapath.errors import ConfigError, ExistsError, NotFoundError, quoted
 from datapath.kernel import netns
@@ -154,6 +154,7 @@ def join(tx: Transaction, name: str, sandbox_name: str) -> JoinInfo:
         endpoints.open_links(tx, planned.endpoint)
         ports.publish(tx, planned.endpoint, planned.endpoint.ports)
         joined = replace(planned.endpoint, phase=Phase.READY)
+        policies.admit(tx, tx.state.including(joined, *planned.changed), sandbox.id)
         names.update(tx, tx.state.including(joined, *planned.changed), sandbox.id)
         tx.commit(joined, *planned.changed)
         undo.pop_all()

@@ -14,6 +14,7 @@ from datapath.model.containers import Container
 from datapath.model.endpoints import Endpoint
 from datapath.model.networks import Network
 from datapath.model.peers import Block, Drain, Lapse, Owed, Peer, Remote
+from datapath.model.policies import Policy
 from datapath.model.rows import Row
 from datapath.model.sandboxes import Sandbox
 from datapath.model.services import Service
@@ -107,6 +108,7 @@ KINDS = (
         missing="no such service: {}",
     ),
     Kind(Container, "containers", (Column("name", unique=True),), missing="No such container: {}"),
+    Kind(Policy, "policies", (Column("name", unique=True),), missing="no such policy: {}"),
     Kind(Peer, "peers", (Column("number", int, unique=True),), missing="host {} not found"),
     Kind(
         Block,

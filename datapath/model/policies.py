@@ -14,6 +14,7 @@ from ipaddress import ip_network
 from typing import NamedTuple
 
 from datapath.model.parsing import PROTOCOLS, Address, Prefix
+from datapath.model.rows import Phase
 
 PORTS = (0, 65535)
 # What a rule may say of protocols; ICMP is that of both families.
@@ -60,7 +61,7 @@ class Action(StrEnum):
     DROP = "drop"
 
 
-class Layer(Enum):
+class Layer(StrEnum):
     """Policies of one layer add up; every layer has to let a connection pass, as an image may bring labels."""
 
     BUILTIN = "builtin"  # what networks, links and published ports say
@@ -248,7 +249,8 @@ class Rules:
         return not self.deny and self.allow is None
 
 
-class PortScope(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class PortScope:
     """Published ports that a policy is about. `address`: the host's that they are published at, None: any."""
 
     protocol: int
@@ -266,7 +268,8 @@ class PortScope(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """`published`: only openings by these ports count, `among`: only those straight from a member of that network to
+    """A row of the store, where an operator has applied it; `id`, `created` and `phase` are that row's.
+    `published`: only openings by these ports count, `among`: only those straight from a member of that network to
     another; both of `ingress` alone. `refuse` DROP: nobody is told; else all are but those outside. `reason`: of what
     it refuses, if not that of its direction; `where`: FILE:LINE."""
 
@@ -281,6 +284,9 @@ class Policy:
     layer: Layer = Layer.OPERATOR
     reason: str = ""
     where: str = field(default="", compare=False)
+    id: str = ""
+    created: str = ""
+    phase: Phase = Phase.READY
 
     def rules(self, direction: Direction) -> Rules:
         return self.egress if direction == Direction.OUT else self.ingress

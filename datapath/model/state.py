@@ -17,6 +17,7 @@ from datapath.model.kinds import KINDS, Kind, kind_of
 from datapath.model.networks import Network
 from datapath.model.peers import Block, Drain, Lapse, Owed, Peer, Remote
 from datapath.model.plugins import NoPlugins, Plugins
+from datapath.model.policies import Policy
 from datapath.model.ports import PortMapping
 from datapath.model.rows import OWNER, Phase, Row, short
 from datapath.model.sandboxes import Sandbox
@@ -186,11 +187,16 @@ class ClusterSnapshot(Snapshot):
 
 
 class ServiceSnapshot(ClusterSnapshot):
-    """A snapshot, with the services of its networks."""
+    """A snapshot, with the services of its networks, and policies."""
 
     @property
     def services(self) -> Mapping[str, Service]:
         return self.rows(Service)
+
+    @property
+    def policies(self) -> Mapping[str, Policy]:
+        """Those that operators have applied."""
+        return self.rows(Policy)
 
     @property
     def published(self) -> Iterable[PortMapping]:

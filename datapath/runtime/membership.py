@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
-from datapath.engine import claims, endpoints, names, networks, ports
+from datapath.engine import claims, endpoints, names, networks, policies, ports
 from datapath.engine.transaction import Transaction
 from datapath.model.containers import Container
 from datapath.model.endpoints import Endpoint, EndpointRequest
@@ -50,6 +50,7 @@ def connect(tx: Transaction, name: str, request: EndpointRequest) -> Endpoint:
         endpoint = replace(endpoint, phase=Phase.READY)
         settled = (replace(one, phase=Phase.READY) for one in changed)
         after: tuple[Row, ...] = (endpoint, planned.container, *settled)
+        policies.admit(tx, tx.state.including(*after), endpoint.sandbox_id)
         names.update(tx, tx.state.including(*after), endpoint.sandbox_id)
         tx.commit(*after)
         undo.pop_all()

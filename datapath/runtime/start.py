@@ -14,7 +14,7 @@ from pathlib import Path
 
 from datapath.config.logs import log_size
 from datapath.config.settings import Settings
-from datapath.engine import claims, endpoints, names, networks, ports
+from datapath.engine import claims, endpoints, names, networks, policies, ports
 from datapath.engine.transaction import Transaction, now
 from datapath.errors import ConfigError
 from datapath.kernel import netns, process, sysctl
@@ -111,6 +111,7 @@ def _start(
             *(replace(endpoint, phase=Phase.READY) for endpoint in joined),
         )
         if joined:
+            policies.admit(tx, tx.state.including(*rows), container.sandbox_id)
             names.update(tx, tx.state.including(*rows), container.sandbox_id)
         _release(created, request, container)
         undo.callback(_end_process, container)

@@ -18,7 +18,8 @@ from datapath.model.parsing import PROTOCOLS, Address
 from datapath.model.policies import Kind, Member, Opening, Party, Policy, PublishedPort, World
 from datapath.model.state import State
 from datapath.plan.policies import flows as plans
-from datapath.plan.policies.builtin import builtin_policies, world_here
+from datapath.plan.policies.applying import in_force
+from datapath.plan.policies.builtin import world_here
 from datapath.plan.policies.compiling import plan_rows
 from datapath.plan.policies.flows import Change, Flow
 from datapath.plan.policies.overview import Glance, glances
@@ -48,10 +49,23 @@ class Seen(NamedTuple):
 
 def test(engine: Engine, policies: Sequence[Policy]) -> Checked:
     """What `policy test` says of them on this host, where nothing changes. ConfigError: they cannot be right here."""
-    state, world = _here(engine)[:2]
+    world = _here(engine)[1]
     refuse_ambiguous(policies, world)
-    plan_rows((*policies, *builtin_policies(state)), world)  # which refuses what does not fit
+    plan_rows(policies, world)  # which refuses what does not fit
     return Checked(glances(policies, world), warnings(policies, world))
+
+
+def listed(engine: Engine, every: bool) -> Iterator[tuple[Glance, int, int]]:
+    """Policies by name, each with openings that its rules have let pass, and packets that they have refused. `every`:
+    what networks, links, ports and labels say, too, which is not counted but for labels."""
+    from datapath.engine.policy_views import hits
+
+    state, world, _ = _here(engine)
+    shown = in_force(state, world) if every else sorted(state.policies.values(), key=lambda one: one.name)
+    counted = hits(engine) if shown else []
+    for glance in glances(shown, world):
+        mine = [hit for hit in counted if hit.policy == glance.name]
+        yield glance, sum(hit.openings for hit in mine), sum(hit.refused for hit in mine)
 
 
 def suggest(engine: Engine, network: str) -> tuple[str, Seen]:
@@ -64,11 +78,11 @@ def suggest(engine: Engine, network: str) -> tuple[str, Seen]:
 
 
 def diff(engine: Engine, policies: Sequence[Policy]) -> tuple[list[Change], Seen]:
-    """What these would change, in place of those that are in force, about the traffic that was seen."""
+    """What these would change, if they were applied, about the traffic that was seen."""
     found = seen(engine, "", refused=True)
-    builtin = builtin_policies(found.state)
     refuse_ambiguous(policies, found.world)
-    return plans.diff(builtin, (*builtin, *policies), found.flows, found.world), found
+    before, after = (in_force(found.state, found.world, some) for some in ((), policies))
+    return plans.diff(before, after, found.flows, found.world), found
 
 
 def seen(engine: Engine, network: str, *, refused: bool) -> Seen:

@@ -15,8 +15,9 @@ from datapath.model.host import HostNetwork
 from datapath.model.networks import gateway_mac
 from datapath.model.policies import Kind, Policy
 from datapath.model.state import State
+from datapath.plan.policies.applying import in_force
 from datapath.plan.policies.asking import Asked, Question, understand
-from datapath.plan.policies.builtin import builtin_policies, world_here
+from datapath.plan.policies.builtin import world_here
 from datapath.plan.policies.why import Explanation, explain
 from datapath.telemetry.stats import opened
 
@@ -57,7 +58,7 @@ class _Run(NamedTuple):
 
 
 def why(engine: Engine, question: Question, policies: Sequence[Policy] | None = None) -> Why:
-    """What becomes of the connection. `policies`: what if these were in force; the programs are not asked then.
+    """What becomes of the connection. `policies`: what if these were applied; the programs are not asked then.
     ConfigError, NotFoundError, KernelError and its kinds."""
     from datapath.kernel import features, observe
 
@@ -66,7 +67,7 @@ def why(engine: Engine, question: Question, policies: Sequence[Policy] | None = 
     host = observe.host(devices_of(state))
     world = world_here(state, host)
     asked = understand(question, state, world, host)
-    every = (*builtin_policies(state), *(policies or ()))
+    every = in_force(state, world, policies or ())
     plan = explain(asked, state, every, world, host)
     if policies is not None:
         return Why(asked, plan, Program(unasked="they know nothing of these policies"))
@@ -80,7 +81,7 @@ def _tried(engine: Engine, asked: Asked, state: State, host: HostNetwork) -> Pro
     from datapath.dataplane.frames import opening_frame
     from datapath.dataplane.layout import tails_of
     from datapath.dataplane.loading import flags_of
-    from datapath.dataplane.trial import Trial
+    from datapath.dataplane.trial import ALWAYS, Trial
     from datapath.kernel import abi
 
     source = asked.opening.source.address
@@ -91,7 +92,7 @@ def _tried(engine: Engine, asked: Asked, state: State, host: HostNetwork) -> Pro
             return Program(unasked="none are loaded")
         networks = {state.networks[one.network_id].number for one in (asked.source, asked.destination) if one}
         tails = set[str]().union(*(tails_of(flags_of(found.networks[number])) for number in networks))
-        with Trial(found, {run.program, *tails}) as trial:
+        with Trial(found, {run.program, *tails, *ALWAYS}) as trial:
             counters = trial.run(run.program, frame, run.ifindex, run.ingress)
     drops = [name for name in counters if abi.Reason[name] >= abi.DROP_FIRST]
     return Program(REFUSED if drops else ALLOWED, drops[0] if drops else "", counters)

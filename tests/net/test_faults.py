@@ -454,6 +454,64 @@ OPERATIONS |= {
 }
 
 
+APPLY, NO_POLICIES = (
+    f"policy apply --prune -f {Path(__file__).with_name(name)}"
+    for name in ("policies.yaml", "no_policies.yaml")
+)
+
+
+def policies(host: Host) -> set[str]:
+    return {row.split("'")[3] for row in look.database(host) if row.startswith('INSERT INTO "policies"')}
+
+
+def judged(host: Host) -> None:
+    """What the programs do with t's packets is what the policies of the store say, whether there are any or not."""
+    alive(host)
+    if exists(host, "t") and host.inspect("t")["State"]["Running"]:
+        for words in ("host t tcp 80", "192.0.2.2 t tcp 80", "t 169.254.169.254 tcp 80"):
+            assert host.try_ctl(f"why {words}").returncode == 0
+
+
+def with_policies(command: str, then: Callable[[Host], None]) -> Callable[[Host], None]:
+    def prepare(host: Host) -> None:
+        host.ctl(command)
+        then(host)
+
+    return prepare
+
+
+OPERATIONS |= {
+    "policy: apply": Operation(
+        APPLY,
+        with_policies(NO_POLICIES, running()),
+        lambda h: policies(h) == {"p", "q"},
+        judged,
+        cleanup=NO_POLICIES,
+    ),
+    "policy: rm": Operation(
+        "policy rm q",
+        with_policies(APPLY, running()),
+        lambda h: policies(h) == {"p"},
+        judged,
+        cleanup=NO_POLICIES,
+    ),
+    "policy: run": Operation(
+        "run -d --name t --network shop -p 8085:80 sleep 3600",
+        with_policies(APPLY, gone),
+        lambda h: exists(h, "t"),
+        judged,
+        cleanup=NO_POLICIES,
+    ),
+    "policy: rm -f": Operation(
+        "rm -f t",
+        with_policies(APPLY, running("-p 8085:80")),
+        lambda h: not exists(h, "t"),
+        judged,
+        cleanup=NO_POLICIES,
+    ),
+}
+
+
 def linuxbridge(network: str, mode: str) -> dict[str, Operation]:
     """The same on a network with a Linux bridge and packet filter rules, which is there already; so that what goes
     with it is not about the last of its kind. `extra` is."""
@@ -497,12 +555,15 @@ SAMPLE |= {
     (f"service: {what}", "kill") for what in ("create", "rm", "update", "drain", "connect", "run", "rm -f")
 }
 SAMPLE |= {("service: update", "error"), ("service: run", "error")}
+SAMPLE |= {(f"policy: {what}", "kill") for what in ("apply", "rm", "run", "rm -f")}
+SAMPLE |= {(f"policy: {what}", "error") for what in ("apply", "run")}
 SAMPLE |= {(f"macvlan: {what}", "kill") for what in ("network rm", "run", "connect to the only place")}
 for _mode, _network in LINUXBRIDGE.items():
     OPERATIONS |= linuxbridge(_network, _mode)
 # Killed at more steps also in the sample.
 OFTEN = {"following the host": 0.1, "run -p": 0.1, "rm -f": 0.05, "disconnect": 0.05, "network create": 0.05}
 OFTEN["network rm, counted"] = 0.5
+OFTEN |= {"policy: apply": 0.2, "policy: rm": 0.2}
 OFTEN["network create, with an older database"] = 0.2
 # Each of their steps has all programs verified anew.
 OFTEN |= {"upgrade": 0.01, "first": 0.015, "down": 0.015}

@@ -20,6 +20,7 @@ from ctl.cli import main
 from datapath import __version__
 from datapath.bench import results
 from datapath.engine import members
+from datapath.engine.policy_views import Hit
 from datapath.model.connections import Connection, ConnectionStats
 from datapath.model.findings import Check, Finding
 from datapath.model.flows import FlowLine, Flows
@@ -32,6 +33,8 @@ from datapath.model.policies import (
     Member,
     Opening,
     Party,
+    Policy,
+    Selector,
     Step,
     Verdict,
     World,
@@ -93,6 +96,9 @@ class Library:
         self.all = self.everywhere = lambda: [BR1]
         self.ps = lambda **_: [WEB]
         self.settings: Any = None
+        self.policies: Any = self
+        self.get = lambda _: Policy("db", Selector(name="db"), id="9" * 64)
+        self.hits = lambda: [Hit("db", 1, 3, 0, 2.0)]
         self.snapshot = self.shown = lambda: State().including(BR1, WEB, SERVICE)
         self.inspect = lambda name: {"Name": name, "Containers": {}}
         self.ports = lambda name: [PublishedPort("web", 1, WEB.ports[0])]
@@ -121,6 +127,7 @@ class Library:
         monkeypatch.setattr("ctl.cli.policy.read", lambda _: ())
         tested = Checked([Glance("db", "role=db", "1 allow", "open", "enforce", 1)], [])
         monkeypatch.setattr("datapath.telemetry.policies.test", lambda *_: tested)
+        monkeypatch.setattr("datapath.telemetry.policies.listed", lambda *_: [(tested.glances[0], 3, 0)])
         change = Change(Flow(OPENING, 3), Verdict(()), Verdict((DROPPED,)))
         compared = [change], Seen([], World(), State(), 0, True)
         monkeypatch.setattr("datapath.telemetry.policies.diff", lambda *_: compared)
@@ -170,6 +177,9 @@ PRINTS: dict[str, tuple[str, str, Any]] = {
     "flows": ("", "From", "app:41822"),
     "why": ("web db tcp 5432", "Agrees", True),
     "policy test": ("-f a.yaml", "For", "role=db"),
+    "policy ls": ("", "Hits", 3),
+    "policy inspect": ("db", "Name", "db"),
+    "policy hits": ("", "Policy", "db"),
     "policy diff": ("-f a.yaml", "Would", "refuse"),
     "names ls": ("", "Data", "10.0.0.2"),
     "names resolve": ("a web", "Source", "network red"),

@@ -170,6 +170,7 @@ LATER = {
     "drains",
     "owed",
     "services",
+    "policies",
 }  # tables that version 1 did not have
 
 

@@ -18,7 +18,7 @@ from datapath.dataplane.name_owners import host_is_asked, is_told
 from datapath.dataplane.programs import Dataplane
 from datapath.drivers.base import HostPart
 from datapath.drivers.context import Context, HostView
-from datapath.drivers.ebpf import addresses, flows, names, services
+from datapath.drivers.ebpf import addresses, flows, names, policies, services
 from datapath.errors import KernelError
 from datapath.kernel import abi, macvlans
 from datapath.kernel.devices import find_index, name_of
@@ -38,6 +38,7 @@ class EbpfHost(HostPart):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.services = services.EbpfServices(context)
+        self.policies = policies.EbpfPolicies(context)
         self._upgrading = False  # the command is one that replaces programs of another version
 
     def begin(self, view: HostView, upgrading: bool) -> None:

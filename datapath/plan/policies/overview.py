@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from datapath.model.parsing import PORT_PROTOCOLS
-from datapath.model.policies import Direction, Kind, Party, Policy, Rules, World
+from datapath.model.policies import Direction, Kind, Party, Policy, Rule, Rules, World
+from datapath.plan.policies.words import rule_text
 
 OPEN = "open"
 
@@ -59,3 +60,26 @@ def _rules_words(rules: Rules) -> str:
     words = [f"{len(some)} {word}" for word, some in lists if some is not None]
     words += [f"{rules.rate}/s"] if rules.rate else []
     return ", ".join(words) or OPEN
+
+
+def policy_inspect(policy: Policy) -> dict[str, Any]:
+    """A policy as JSON: its rules as they stand in a file."""
+    return {
+        "ID": policy.id,
+        "Name": policy.name,
+        "CreatedAt": policy.created,
+        "For": subject_words(policy),
+        "Mode": str(policy.mode),
+        "Refuse": str(policy.refuse),
+        "In": _lists(policy.rules(Direction.IN)),
+        "Out": _lists(policy.rules(Direction.OUT)),
+    }
+
+
+def _lists(rules: Rules) -> dict[str, list[dict[str, Any]] | None]:
+    """`Allow` null: none is given, and all that is not denied passes."""
+
+    def listed(some: Iterable[Rule]) -> list[dict[str, Any]]:
+        return [{"Rule": rule.number, "Peer": rule_text(rule)} for rule in some]
+
+    return {"Deny": listed(rules.deny), "Allow": None if rules.allow is None else listed(rules.allow)}
