@@ -88,8 +88,8 @@ class ServicePart:
     def sync(self, state: State) -> None:
         """Makes all rows about services what they have to be, whatever a killed command left."""
 
-    def follow(self, state: State, service: Service) -> bool:
-        """The same as `write`, of one whose backends may be otherwise than the rows say; whether they were."""
+    def is_behind(self, state: State, service: Service) -> bool:
+        """A backend of the service has another state than the rows say."""
         return False
 
     def end(self, state: State, service: Service, endpoint_ids: Iterable[str]) -> None:

@@ -14,7 +14,7 @@ from datapath.model.health import BackendState, Verdict
 from datapath.model.rows import Phase
 from datapath.model.services import Service
 from datapath.model.state import State
-from datapath.plan.backends import backends, touched
+from datapath.plan.backends import backends, belongs, touched
 from datapath.plan.health import checkable
 from datapath.plan.services import overdue, with_ends
 
@@ -85,6 +85,7 @@ def judge(tx: Transaction, verdicts: Mapping[tuple[str, str], Verdict | None]) -
     """Takes over what checks have found, by the ids of service and endpoint; None: it is up. Of backends that are gone
     nothing is noted."""
     found: dict[str, dict[str, Verdict]] = {}
+    changed: list[Service] = []
     before = tx.state
     for (service_id, endpoint_id), verdict in verdicts.items():
         service = tx.state.services.get(service_id)
@@ -99,8 +100,9 @@ def judge(tx: Transaction, verdicts: Mapping[tuple[str, str], Verdict | None]) -
             after = replace(service, verdicts=known)
             tx.journal(replace(after, phase=Phase.CHANGING))
             write(tx, tx.state, [after])
-            tx.journal(after)
+            changed.append(after)
     telling.serving(tx, _members(tx.state, (ident for _, ident in verdicts)), tx.state, before)
+    tx.journal(*changed)  # not before: who is killed in between has told nobody
 
 
 def _members(state: State, endpoint_ids: Iterable[str]) -> list[Endpoint]:
@@ -111,15 +113,24 @@ def settle(tx: Transaction) -> None:
     """What has become of backends without a command: nobody checks them any more, or somebody does again; the time
     is over that connections of a drained one may go on for."""
     for service in [one for one in tx.state.services.values() if one.verdicts]:
-        followed = [part.services.follow(tx.state, service) for part, _ in tx.parts()]
-        if any(followed):
+        if any(part.services.is_behind(tx.state, service) for part, _ in tx.parts()):
+            # The other hosts first: who comes after one that was killed sees by the maps that there is something to do.
             before = replace(tx.state, judged=not tx.state.judged)
             telling.serving(tx, _members(tx.state, service.verdicts), tx.state, before)
+            write(tx, tx.state, [service])
     for service in [one for one in tx.state.services.values() if one.ends]:
         if late := overdue(service, moment()):
             for part, _ in tx.parts():
                 part.services.end(tx.state, service, late)
             tx.journal(replace(service, ends={**service.ends, **dict.fromkeys(late, 0)}))
+
+
+def tell(tx: Transaction, after: State, service: Service) -> None:
+    """Tells the other hosts which endpoints of this one are behind the service when the rows say `after`, whatever they
+    were told: that was perhaps by a command which was killed."""
+    members = after.endpoints_of_network(service.network_id)
+    there = [one for one in members if one.phase == Phase.READY and belongs(service, one, after)]
+    telling.serving(tx, there, after)
 
 
 def write(tx: Transaction, after: State, services: Iterable[Service]) -> None:

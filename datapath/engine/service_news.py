@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 
-from datapath.engine import backends, ports, services, telling
+from datapath.engine import backends, ports, services
 from datapath.engine.transaction import Transaction
 from datapath.errors import ConfigError, ExistsError
 from datapath.model.peers import Block, Peer, Remote
@@ -20,7 +20,6 @@ from datapath.model.rows import Phase
 from datapath.model.services import Service
 from datapath.model.state import State
 from datapath.plan import services as plans
-from datapath.plan.backends import backed
 
 
 def put(tx: Transaction, row: Service) -> None:
@@ -51,7 +50,6 @@ def _begin(tx: Transaction, row: Service) -> None:
         services.publish(tx, planned, planned.ports)
         services.settle(tx, replace(planned, phase=Phase.READY))
         undo.pop_all()
-    tell(tx, [row.id])
 
 
 def _change(tx: Transaction, known: Service, row: Service) -> None:
@@ -69,7 +67,6 @@ def _change(tx: Transaction, known: Service, row: Service) -> None:
     tx.journal(replace(changed, phase=Phase.CHANGING))
     services.publish(tx, changed, opened)
     services.settle(tx, changed)
-    tell(tx, [row.id])
 
 
 def _open(tx: Transaction, service: Service, wanted: Iterable[PortMapping]) -> tuple[PortMapping, ...]:
@@ -82,18 +79,6 @@ def _open(tx: Transaction, service: Service, wanted: Iterable[PortMapping]) -> t
         except (ConfigError, ExistsError) as error:
             tx.warn(f"service {service.name} is not published as {mapping} on this host: {error}")
     return tuple(found)
-
-
-def tell(tx: Transaction, idents: Collection[str]) -> None:
-    """Tells the other hosts which endpoints of this one are behind these services."""
-    found = [tx.state.services[ident] for ident in idents]
-    members = {
-        one.id: one
-        for service in found
-        for one in tx.state.endpoints_of_network(service.network_id)
-        if backed(service, one, tx.state)
-    }
-    telling.serving(tx, members.values(), tx.state)
 
 
 # ---- backends on other hosts ---------------------------------------------------------------------

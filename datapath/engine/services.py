@@ -105,11 +105,13 @@ def rebuild(tx: Transaction) -> None:
 
 
 def settle(tx: Transaction, service: Service) -> Service:
-    """Writes rows of maps, names, and the service's own row, when all else is done."""
+    """Writes rows of maps, names, what other hosts know of its backends, and the service's own row, when all else is
+    done: so whatever a killed command has not come to the next one does."""
     after = backends.number(tx, tx.state.including(service), [service])
     service = after.services[service.id]
     backends.write(tx, after, [service])
     name(tx, after, [service])
+    backends.tell(tx, after, service)
     tx.commit(service)
     return service
 

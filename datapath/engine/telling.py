@@ -9,7 +9,7 @@ from dataclasses import replace
 from datapath.dataplane.name_owners import told
 from datapath.engine import joining
 from datapath.engine.transaction import Transaction
-from datapath.errors import ConfigError, StateError
+from datapath.errors import ConfigError, ExistsError, StateError
 from datapath.model.endpoints import Endpoint
 from datapath.model.peers import Owed, Remote
 from datapath.model.state import State
@@ -51,7 +51,7 @@ def renew(tx: Transaction, old: Remote, new: Remote) -> None:
 
 def serving(tx: Transaction, members: Iterable[Endpoint], after: State, before: State | None = None) -> None:
     """Tells them which services these endpoints of this host are behind when the rows say `after`, where that is
-    otherwise than in `before`; None: whatever they were told."""
+    otherwise than in `before`; None: whatever they were told. That an address is another host's by now is a warning."""
     for endpoint in members:
         network = tx.state.networks.get(endpoint.network_id)
         if network is None or not network.spans:
@@ -60,9 +60,12 @@ def serving(tx: Transaction, members: Iterable[Endpoint], after: State, before: 
         new = backends.told(now, after) if now else {}
         known = before.endpoints.get(endpoint.id) if before else None
         old = backends.told(known, before) if known and before else {}
-        if new != old:
+        if new != old or before is None:
             row = remote_of(now or endpoint, after)
-            renew(tx, replace(row, services=old), replace(row, services=new))
+            try:
+                renew(tx, replace(row, services=old), replace(row, services=new))
+            except ExistsError as error:
+                tx.warn(str(error))
 
 
 def supersede(tx: Transaction, written: Iterable[str]) -> None:

@@ -247,7 +247,7 @@ def whole(cluster: Cluster) -> None:
     said: list[str] = []
 
     def the_same() -> bool:
-        said[:] = _differences(cluster)
+        said[:] = differences(cluster)
         return not said
 
     with suppress(AssertionError), eventually() as until:
@@ -257,7 +257,8 @@ def whole(cluster: Cluster) -> None:
         assert host.ctl("doctor") == "No problems found."
 
 
-def _differences(cluster: Cluster) -> list[str]:
+def differences(cluster: Cluster) -> list[str]:
+    """Between what every host has and what a new one would that reads the store now, and what the store has of it."""
     with cluster.etcd.client() as client:
         found = keys.rows_of(client.list().entries).put
     said = []

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from ctl.agent import renewal
 from datapath.errors import StateError
 from datapath.store.cluster import Put
 from tests.net import faults
@@ -277,14 +278,20 @@ def followed(host: Member, agent: subprocess.Popen[str], names: set[str]) -> boo
 FAULTY = "from tests.net import faults; faults.install(); from ctl.cli.main import main; main()"
 
 
+def faulty(host: Member, fault: str, *settings: str, **more: Any) -> subprocess.Popen[str]:
+    """An agent with a fault, which it would lose if it started itself again for the memory that this takes."""
+    known = f"{renewal._LAST}={time.monotonic():.0f}"
+    argv = ["env", f"{faults.VARIABLE}={fault}", known, *settings, sys.executable, "-c", FAULTY, "agent"]
+    return host.start(argv, **more)
+
+
 def test_s30_an_agent_that_is_killed_at_any_step_has_missed_news_and_nothing_else(cluster: Cluster) -> None:
     first, second = cluster.hosts
     first.ctl("network create -d overlay ov")
     first.run("c1", "--network ov")
     second.run("c2", "--network ov")
     for number in count(1) if LONG else (4, 9, 15):
-        fault = f"{faults.VARIABLE}=kill@{number}"
-        running = first.start(["env", fault, sys.executable, "-c", FAULTY, "agent"])
+        running = faulty(first, f"kill@{number}")
         with eventually() as until:
             if number % 2:
                 second.run("m", f"--network ov --label at={number}")

@@ -53,12 +53,9 @@ class EbpfServices(ServicePart):
         if (dataplane := self._loaded) is not None:
             sync(dataplane, state)
 
-    def follow(self, state: State, service: Service) -> bool:
+    def is_behind(self, state: State, service: Service) -> bool:
         dataplane = self._loaded
-        if dataplane is None or not is_behind(dataplane, state, service):
-            return False
-        write(dataplane, state, service)
-        return True
+        return dataplane is not None and is_behind(dataplane, state, service)
 
     def end(self, state: State, service: Service, endpoint_ids: Iterable[str]) -> None:
         if (dataplane := self._loaded) is not None:
