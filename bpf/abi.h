@@ -512,7 +512,7 @@ struct conn {
 	__u64 bytes;   /* and their bytes from the IP header on */
 	__u32 backend; /* of the service that chose it, its number; 0: none has, or it is not known */
 	__u32 generation; /* of the policies that it was last judged by; 0: of none */
-	__u16 watched; /* number of the network in whose `edges` it is counted; 0: in none */
+	__u16 watched;	  /* number of the network in whose `edges` it is counted; 0: in none */
 	__u8 pad[6];
 };
 

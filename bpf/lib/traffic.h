@@ -74,8 +74,7 @@ __noinline int conn_counted(const struct tuple *own, const struct conn *conn, __
 		edge_of(room, conn->watched, conn->to_endpoint, conn->from_endpoint, own->sport,
 			own->proto);
 	if (own->proto == IPPROTO_TCP)
-		first = is_tcp_opening(&room->packet) &&
-			(first || conn->state >= CONN_CLOSING);
+		first = is_tcp_opening(&room->packet) && (first || conn->state >= CONN_CLOSING);
 	room->edge.connections = original && first;
 	room->edge.sent_packets = original ? packets : 0;
 	room->edge.sent_bytes = original ? bytes : 0;
