@@ -411,7 +411,7 @@ class Tunnels(Forwarding):
         elif p.src == gateway:
             return _lost({"DROP_TUNNEL_SOURCE"})
         self._meet(Situation.PEER_DECIPHERED)
-        return self._taken(p, 0, overlay, peer, net)
+        return self._taken(p, 0, overlay, peer, net, deciphered=True)
 
     # ---- from peers ------------------------------------------------------------------------------------
 
@@ -460,7 +460,14 @@ class Tunnels(Forwarding):
         return self._taken(Packet(p.frame[:12] + inner[12:]), ecn(p), overlay, peer, net, marks(inner))
 
     def _taken(
-        self, p: Packet, congestion: int, overlay: Overlay, peer: Peer, net: Network, mark: int
+        self,
+        p: Packet,
+        congestion: int,
+        overlay: Overlay,
+        peer: Peer,
+        net: Network,
+        mark: int = 0,
+        deciphered: bool = False,
     ) -> Expected | None:
         if p.fault:
             return _lost({"DROP_" + p.fault, "DROP_BAD_ADDR"})
@@ -518,7 +525,8 @@ class Tunnels(Forwarding):
         self._meet(Situation.PEER_IN)
         if (calls or asks_service) and p.ports:
             self._meet(Situation.SERVICE_ASKED_BY if asks_service else Situation.PEER_CALLS)
-            if self._called(p, peer, mark if asks_service else peer.number, bool(mark and net.services)):
+            movable = bool((mark or deciphered) and net.services)
+            if self._called(p, peer, mark if asks_service else peer.number, movable):
                 self._meet(Situation.PORT_TAKEN)
                 if congestion == CONGESTED:
                     raise Withheld
