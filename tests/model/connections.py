@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.model.counts import Sums
@@ -42,6 +43,7 @@ class Connection:
         "service",
         "state",
         "uplink",
+        "watch",
     )
 
     def __init__(self, original: Key, answer: Key, opener: Member | None, server: Member | None) -> None:
@@ -56,12 +58,15 @@ class Connection:
         self.uplink: Uplink | None = None  # by which it leaves, if it is masqueraded
         self.acks = [0, 0]  # the last one that the opener, and the other side, has sent
         self.counts = Sums()
+        self.watch: Callable[[int, int, bool], None] | None = None  # where it is counted beside that
 
     def spoken(self, p: Packet, original: bool) -> None:
         """One packet of either half."""
         passed = self.counts.add(p, original)
         if self.service and self.server:
             self.service.ledger.of(self.server).pass_on(*passed, original)
+        if self.watch:
+            self.watch(*passed, original)
         if p.proto != TCP:
             self.confirmed = self.confirmed or not original
             return
@@ -105,7 +110,7 @@ class Connection:
         if p.proto != TCP:
             return not self.confirmed
         then = copy.copy(self)
-        then.acks = [*self.acks]
+        then.acks, then.counts, then.service, then.watch = [*self.acks], Sums(), None, None
         then.spoken(p, True)
         return None if then.resumed or then.again else then.state < ESTABLISHED
 

@@ -442,5 +442,7 @@ class FromContainer(Questions, OnLink):
         answer = backwards(p.key)
         if answer in self.connections:
             return dropped(p.frame, "DROP_NAT_PORTS", "DROP_CONN_TABLE")
-        self.connections.remember(p.key, answer, sender, None).spoken(p, True)
+        connection = self.connections.remember(p.key, answer, sender, None)
+        self.watch.follows(connection)
+        connection.spoken(p, True)
         return passed("TO_OUTSIDE", translated(p, p.key))

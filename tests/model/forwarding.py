@@ -39,14 +39,14 @@ class Forwarding(Services):
         self.connections = Connections()
         self.datagrams = Datagrams()
         self.detours: set[tuple[int, Key]] = set()  # what members have sent to the host's own ports
-        self.nat = nat.Ports(topology, self.connections, self._meet)
+        self.watch = Watch()
+        self.nat = nat.Ports(topology, self.connections, self.watch, self._meet)
         self.gso = 0  # segment size of the packet at hand
         self.room = 0  # what the device takes that it has arrived at
         self.arrived: Uplink | None = None  # from outside
         self.outside = False  # the packet at hand is from there
         self.bare = False  # the packet at hand has come without an Ethernet header
         self.width = 0  # what its way takes that it is cut for, if it is
-        self.watch = Watch()
         self.met: Counter[Situation] = Counter()
 
     def _meet(self, situation: Situation) -> None:

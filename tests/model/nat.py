@@ -27,6 +27,7 @@ from tests.model.topology import Member, Topology, Uplink
 
 if TYPE_CHECKING:
     from tests.model.services import Service
+    from tests.model.watching import Watch
 
 PRIVILEGED = range(1, 1024)
 IDENTIFIERS = range(32768, 65536)
@@ -76,9 +77,9 @@ class Choice:
 
 class Ports:
     def __init__(
-        self, topology: Topology, connections: Connections, meet: Callable[[Situation], None]
+        self, topology: Topology, connections: Connections, watch: Watch, meet: Callable[[Situation], None]
     ) -> None:
-        self.topology, self.connections, self.meet = topology, connections, meet
+        self.topology, self.connections, self.watch, self.meet = topology, connections, watch, meet
         self.range = range(topology.nat_first, topology.nat_last + 1)
         self.displaced: tuple[
             Key, ...
@@ -313,6 +314,7 @@ class Ports:
             opening.p.key, opening.answer(port), opening.opener, opening.server
         )
         connection.service = opening.service
+        self.watch.follows(connection)
         if opening.service and opening.server:
             opening.service.ledger.of(opening.server).opened += 1
         opening.begins(opening.answer(port))

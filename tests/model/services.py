@@ -175,7 +175,7 @@ class Services:
         self._must_be_seen(p, service)
         if half and half.is_by(sender) and self._leads_there_again(p, service, published, half.connection):
             self._meet(Situation.SERVICE_AGAIN)
-            found, self.watch.handed_on = half, True
+            found = half
             return self._chosen(
                 *(p, service, published),
                 lambda: (
@@ -190,7 +190,6 @@ class Services:
         """It begins its connection again, which is one more that its backend has had."""
         service, server = half.connection.service, half.connection.server
         assert service and server
-        self.watch.handed_on = True
         if service.refuses:
             raise Withheld  # it is never refused
         expected = self._forward(p, client, half)
@@ -244,7 +243,6 @@ class Services:
         self, p: Packet, client: Member | None, service: Service, published: Published
     ) -> Expected | None:
         self._must_be_seen(p, service)
-        self.watch.handed_on = True
         virtual = p.dst == published.addr
         if p.proto in (ICMP, ICMPV6) and p.ports and virtual:
             asks = not p.ports[1] if p.fragment == LATER else p.icmp in (8, 128)

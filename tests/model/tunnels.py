@@ -638,7 +638,11 @@ class Tunnels(Forwarding):
             wrong = self.nat.fits(opening, port, not hidden and not local)
             if wrong:
                 return wrong
-            sent = self._goes_there(p, self.nat.remember(opening, port), overlay)
+            begun = self.nat.remember(opening, port)
+            begun.counts.sums[0] = old.counts.sums[0]  # this packet is among them
+            if old.server:
+                service.ledger.of(old.server).opened -= 1  # it is the same one
+            sent = self._goes_there(p, begun, overlay)
             if sent.check:
                 return sent.check(got)
             return "" if got in sent.outs else f"wanted {sent.outs[0].hex()}"
