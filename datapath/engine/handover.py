@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from datapath.drivers.base import JoinInfo
-from datapath.engine import backends, endpoints, ports
+from datapath.engine import endpoints, names, ports
 from datapath.engine.transaction import Transaction
 from datapath.errors import ExistsError
 from datapath.model.endpoints import Endpoint
@@ -81,7 +81,7 @@ def take_out(tx: Transaction, endpoint: Endpoint) -> None:
 
 def _move(tx: Transaction, endpoint: Endpoint, planned: MovePlan) -> None:
     """Writes down which sandbox the endpoint is in; the place that it leaves is forgotten. Services that it is behind
-    get it now, or lose it."""
+    get it now, or lose it, by their names (`tasks.NAME`) as well."""
     left = [place for place in endpoints.place(tx, endpoint) if place.id != planned.sandbox.id]
     before, places = tx.state, (endpoint.sandbox_id, planned.sandbox.id)
     moved = planned.endpoint
@@ -89,7 +89,7 @@ def _move(tx: Transaction, endpoint: Endpoint, planned: MovePlan) -> None:
         with ExitStack() as undo:
             undo.callback(_stay, tx, endpoint, planned)
             tx.commit(planned.sandbox, replace(moved, phase=Phase.CHANGING))
-            backends.follow(tx, tx.state, places, before)
+            names.update(tx, tx.state, *places, before=before)
             undo.pop_all()
     with tx.store.transaction():
         tx.commit(planned.sandbox, moved)
@@ -100,7 +100,7 @@ def _stay(tx: Transaction, endpoint: Endpoint, planned: MovePlan) -> None:
     """The endpoint is where it was, and so are its services' backends."""
     there, known = tx.state, planned.sandbox.id in tx.state.sandboxes
     after = there.including(endpoint)
-    backends.follow(tx, after, (endpoint.sandbox_id, planned.sandbox.id), there)
+    names.update(tx, after, endpoint.sandbox_id, planned.sandbox.id, before=there)
     empty = known and not after.endpoints_of_sandbox(planned.sandbox.id)
     tx.commit(endpoint, gone=[planned.sandbox] if empty else [])
 

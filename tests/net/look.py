@@ -121,8 +121,12 @@ def sysctls(space: Namespace) -> dict[str, str]:
     return found
 
 
+_IPROUTE2 = {"ip", "tc", "xdp"}  # folders that it makes in the first bpffs that it finds, whoever runs it
+
+
 def pins(host: Host) -> set[str]:
-    return {str(path) for path in host.bpffs.rglob("*")}
+    found = host.bpffs.rglob("*")
+    return {str(path) for path in found if path.relative_to(host.bpffs).parts[0] not in _IPROUTE2}
 
 
 def kernel_ids(host: Host) -> set[tuple[str, int]]:
