@@ -11,7 +11,7 @@ from datapath.engine.engine import Engine
 from datapath.engine.transaction import devices_of
 from datapath.errors import NotFoundError
 from datapath.model.connections import Connection, ConnectionFilter
-from datapath.model.flows import ALLOWED, HOST, PROTOCOL_NAMES, FlowFilter, FlowLine
+from datapath.model.flows import ALLOWED, HOST, OUTSIDE, PROTOCOL_NAMES, FlowFilter, FlowLine
 from datapath.model.host import HostNetwork
 from datapath.model.networks import Network, has_flows
 from datapath.model.parsing import PROTOCOLS, Address
@@ -92,7 +92,9 @@ def seen(engine: Engine, network: str, *, refused: bool) -> Seen:
     state, world, host = _here(engine)
     wanted = state.get(Network, network).name if network else ""
     lines = flows(engine, FlowFilter(network=wanted), totals=True).lines
-    kept = [line for line in lines if refused or line.verdict == ALLOWED]
+    # Of what has ended outside no total says with whom it was: connections say it, as long as they are there.
+    here = [line for line in lines if OUTSIDE not in (line.source, line.destination)]
+    kept = [line for line in here if refused or line.verdict == ALLOWED]
     parties = _Parties(world, host)
     found = [parties.of_line(line) for line in kept]
     flowing = [flow for flow in found if flow is not None]
