@@ -47,8 +47,7 @@ def _begin(tx: Transaction, row: Service) -> None:
         undo.callback(services.take_away, tx, planned)
         planned = replace(planned, ports=_open(tx, planned, row.published))
         tx.journal(planned)
-        services.publish(tx, planned, planned.ports)
-        services.settle(tx, replace(planned, phase=Phase.READY))
+        services.settle(tx, replace(planned, phase=Phase.READY), planned.ports)
         undo.pop_all()
 
 
@@ -65,8 +64,7 @@ def _change(tx: Transaction, known: Service, row: Service) -> None:
     services.close(tx, known, closed)
     changed = replace(changed, ports=(*kept, *opened))
     tx.journal(replace(changed, phase=Phase.CHANGING))
-    services.publish(tx, changed, opened)
-    services.settle(tx, changed)
+    services.settle(tx, changed, opened)
 
 
 def _open(tx: Transaction, service: Service, wanted: Iterable[PortMapping]) -> tuple[PortMapping, ...]:

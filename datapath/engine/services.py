@@ -28,8 +28,7 @@ def create(tx: Transaction, request: ServiceRequest) -> Service:
                 part.services.require()
             tx.commit(planned)
         undo.callback(take_away, tx, planned)
-        publish(tx, planned, planned.ports)
-        service = settle(tx, replace(planned, phase=Phase.READY))
+        service = settle(tx, replace(planned, phase=Phase.READY), planned.ports)
         undo.pop_all()
     warn_of_nobody(tx, service)
     return service
@@ -55,8 +54,7 @@ def update(tx: Transaction, name: str, change: ServiceChange) -> Service:
         tx.journal(replace(before, phase=Phase.CHANGING))
         close(tx, before, planned.closed)
         tx.journal(replace(planned.service, phase=Phase.CHANGING))
-        publish(tx, planned.service, planned.opened)
-        service = settle(tx, planned.service)
+        service = settle(tx, planned.service, planned.opened)
         undo.pop_all()
     return service
 
@@ -98,18 +96,25 @@ def finish(tx: Transaction, service: Service) -> None:
 
 
 def rebuild(tx: Transaction) -> None:
-    """All services, on networks that were built again."""
+    """All services, on networks that were built again: their ports last, as in `settle`."""
+    backends.sync(tx)
     for service in tx.state.services.values():
         publish(tx, service, service.ports)
-    backends.sync(tx)
 
 
-def settle(tx: Transaction, service: Service) -> Service:
-    """Writes rows of maps, names, what other hosts know of its backends, and the service's own row, when all else is
-    done: so whatever a killed command has not come to the next one does."""
+def settle(tx: Transaction, service: Service, opened: tuple[PortMapping, ...] | None = ()) -> Service:
+    """Writes rows of maps, ports, names, what other hosts know of its backends, and the service's own row, when all
+    else is done: so whatever a killed command has not come to the next one does. `opened`: the ports that are new,
+    None: it is not known which are there. Whoever comes by a port has to find the service behind it, or he is taken
+    for a client of a container's as long as his connection lasts."""
     after = backends.number(tx, tx.state.including(service), [service])
     service = after.services[service.id]
     backends.write(tx, after, [service])
+    if opened is None:
+        _sync_ports(tx, service)
+        tx.refresh_acls()
+    else:
+        publish(tx, service, opened)
     name(tx, after, [service])
     backends.tell(tx, after, service)
     tx.commit(service)
@@ -119,9 +124,7 @@ def settle(tx: Transaction, service: Service) -> Service:
 def _restore(tx: Transaction, service: Service) -> None:
     """The service as it was, whatever has become of it."""
     tx.commit(replace(service, phase=Phase.CHANGING))
-    _sync_ports(tx, service)
-    tx.refresh_acls()
-    settle(tx, service)
+    settle(tx, service, None)
 
 
 def _sync_ports(tx: Transaction, service: Service) -> None:

@@ -661,6 +661,8 @@ def test_s26_a_host_with_no_part_in_the_network_publishes_the_ports_too(
     """And when it dies, connections through the others are unharmed."""
     first, last = shop[0], third[0]
     knows(last, w1="up", w2="up", w3="up")
+    with eventually() as until:  # its ports are the last of a service to be there
+        until(lambda: first.outside.try_(["bash", "-c", f"</dev/tcp/{last.vtep}/8090"]).returncode == 0)
     for proto in ("tcp", "udp"):  # by two hosts that are not the container's
         found = by_one_port(first.outside.try_, proto, OUTSIDE, [first.vtep, last.vtep], 8090)
         assert all(one == other for one, other in found), found
