@@ -65,7 +65,12 @@ def far(version: int) -> Any:
 def comes(programs: Programs, version: int, carried: p.Transport, **header: Any) -> Any:
     """What becomes of what the member on the other host sends to a2."""
     to = A2.ip if version == 4 else A2.ip6
-    return programs.run(None, o.arrives(o.vxlan(o.inner(far(version), to, carried, **header))))
+    return programs.run(None, tunnelled(version, o.inner(far(version), to, carried, **header)))
+
+
+def tunnelled(version: int, frame: bytes) -> bytes:
+    """In a tunnel of its family, which the programs open on all kernels."""
+    return o.arrives(o.vxlan(frame), src=(o.PEERS if version == 4 else o.PEERS6)[o.PEER])
 
 
 # ---- other hosts ---------------------------------------------------------------------------------------------------
@@ -80,7 +85,7 @@ def test_what_goes_to_another_host_is_judged_here_for_who_sends_it(programs: Pro
     programs.expect(A1, frame, REDIRECT, Reason.DROP_OUT, p.own_error(frame, gateway, prohibited=True))
     assert known.hits() == {"x/1": (1, 0), "x/0": (0, 1)}
     answer = o.inner(far(version), A1.ip if version == 4 else A1.ip6, p.tcp(80, CLIENT, p.SYN | p.ACK))
-    assert programs.run(None, o.arrives(o.vxlan(answer))).reasons == {"DELIVERED": 1}
+    assert programs.run(None, tunnelled(version, answer)).reasons == {"DELIVERED": 1}
 
 
 @BOTH
