@@ -558,7 +558,7 @@ class Tunnels(Forwarding):
         half = self.connections.find(answer)
         if half and (half.original or not half.connection.service):
             half = None
-        begins = p.syn if p.proto == TCP else p.proto == UDP
+        begins = p.opens if p.proto == TCP else p.proto == UDP
         if may_move and begins and p.ttl:
             if known:
                 if known.is_another(mark):
