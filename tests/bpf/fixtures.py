@@ -15,6 +15,7 @@ import os
 import select
 import socket
 import subprocess
+import sys
 import sysconfig
 import tempfile
 import time
@@ -491,6 +492,7 @@ class Programs:
         self.maps: dict[str, bpf_maps.Map] = {}
         self.events_fd = -1
         self.tails: bpf_maps.RawMap | None = None
+        self.ways: bpf_maps.RawMap | None = None
         self.bare, self.outside = bare, outside
         config = abi.config(
             **{
@@ -545,6 +547,8 @@ class Programs:
                 self.events_fd = fd
             elif name == TAILS_MAP and self.tails is None:  # it is emptied when nobody has it
                 self.tails = bpf_maps.RawMap(fd, name, 4, 4)
+            elif name == "ways" and self.ways is None:
+                self.ways = bpf_maps.RawMap(fd, name, 4, bpf_maps.map_info(fd, name).value_size)
             elif name == "gc_timers":  # a timer lives as long as somebody has its map
                 self.maps[name] = bpf_maps.Map(fd, name, None, "gc_timer")
             else:
@@ -555,8 +559,8 @@ class Programs:
             os.close(fd)
         for m in self.maps.values():
             m.close()
-        if self.tails:
-            self.tails.close()
+        for own in filter(None, (self.tails, self.ways)):
+            own.close()
 
     def fill_tails(self, programs: Iterable[str] = TAILS) -> None:
         """The programs that others go on in, as far as they are loaded, are these."""
@@ -651,6 +655,16 @@ class Programs:
         if "externals" in self.maps:
             self.keep_identifier(A1, IDENTIFIER)
         self._seen = self._counts()
+
+    def forget_ways(self) -> None:
+        """What the programs know of the ways between hosts and of the flows that go them begins now."""
+        if self.ways:
+            places = b"".join(place.to_bytes(4, sys.byteorder) for place in range(self.ways.max_entries))
+            self.ways.update_raw(
+                places, bytes(self.ways.max_entries * len(self.ways.lookup_raw(bytes(4)) or b""))
+            )
+        if "vteps" in self.maps and (changed := self.maps["vteps"].changed):
+            changed()
 
     def keep_identifier(self, member: Member, ident: int) -> None:
         """Echoes of the member's with that identifier leave with it, by a mapping that there is: no new one would keep
