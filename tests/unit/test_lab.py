@@ -8,7 +8,9 @@ import json
 import os
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -315,6 +317,41 @@ def test_a_kernel_that_lacks_what_the_programs_need_has_not_passed(
     assert (
         capsys.readouterr().out == "lab: running: too old, and told so: this kernel does not have bpf_new\n"
     )
+
+
+FAILED = """<testsuites><testsuite>
+<testcase classname="tests.bpf.test_one" name="test_a[4]"><failure/></testcase>
+<testcase classname="tests.bpf.test_one" name="test_b"/>
+</testsuite></testsuites>"""
+
+
+@pytest.mark.parametrize(("second", "code"), [("0", 0), ("1", 1)], ids=["passes", "fails"])
+def test_a_test_that_failed_is_run_again_by_itself_in_a_new_machine(
+    second: str, code: int, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node = "tests/bpf/test_one.py::test_a[4]"
+    guest(monkeypatch, **{"facts.json": json.dumps(FACTS), "junit.xml": FAILED, "exit": "1"})
+    run, asked = lab.run, []
+
+    def runs(target: lab.Target, tests: Sequence[str], *rest: Any, **named: Any) -> outcome.Result:
+        asked.append(list(tests))
+        result = run(target, tests, *rest, **named)
+        guest(monkeypatch, **{"facts.json": json.dumps(FACTS), "junit.xml": JUNIT, "exit": second})
+        return result
+
+    monkeypatch.setattr(lab, "run", runs)
+    assert lab.main(["run", "--again", "running", "tests/bpf"]) == code
+    assert asked == [["tests/bpf"], [node]]
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last.endswith(f"{'failed twice, or one of them' if code else 'flaky'}: {node}")
+
+
+def test_of_many_that_failed_none_is_run_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = '<testcase classname="tests.bpf.test_one" name="test_{}"><failure/></testcase>'
+    junit = f"<testsuites><testsuite>{''.join(map(one.format, 'abcd'))}</testsuite></testsuites>"
+    guest(monkeypatch, **{"facts.json": json.dumps(FACTS), "junit.xml": junit, "exit": "1"})
+    assert lab.main(["run", "--again", "running"]) == Kind.FAILED.value
+    assert len(outcome.cases((cache / "results/running/junit.xml").read_text())) == 4
 
 
 @pytest.mark.parametrize(("code", "figures"), [("0", {"one": 300}), ("1", {"one": 100})])

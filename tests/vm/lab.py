@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernel lab: boots a kernel of Debian's archive, or an image of one's own, and runs the tests in it.
 
-    python -m tests.vm.lab run [--record] [--arch arm64 [--flavour 16k]] 6.12 [TEST…]
+    python -m tests.vm.lab run [--record] [--again] [--arch arm64 [--flavour 16k]] 6.12 [TEST…]
     python -m tests.vm.lab shell 6.12
     python -m tests.vm.lab matrix [--record] [--arch arm64] [TEST…]
     python -m tests.vm.lab table
@@ -27,6 +27,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from tests.again import FLAKY
 from tests.net import compared
 from tests.net.compare import VARIABLE as COMPARING
 from tests.vm import archive, columns, foreign, machine, outcome, verified
@@ -83,6 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for sub in (one, shell):
         sub.add_argument("kernel", help=f"6.12, 7 (the newest 7.x), {RUNNING}, or the path of a bzImage")
     one.add_argument(
+        "--again",
+        action="store_true",
+        help=f"up to {FLAKY} tests that fail are run once more, in a new machine: if all pass there they are flaky",
+    )
+    one.add_argument(
         "--compare",
         action="store_true",
         help="run cases of hosts in the kernel's own way too, and record both",
@@ -111,6 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             target = Target(asked.kernel, asked.arch, asked.flavour)
             result = run(target, asked.tests, asked.timeout, asked.record, asked.compare)
             print(f"lab: {result.kernel}: {result.outcome.line}", flush=True)
+            if asked.again and result.outcome.kind is Kind.FAILED:
+                result = _again(target, result, asked.timeout)
             return int(result.outcome.kind.value)
         return _matrix(MATRIX[asked.arch], asked.tests, asked.timeout, asked.record)
     except LabError as error:
@@ -233,6 +241,20 @@ def run(target: Target, tests: Sequence[str], timeout: float, record: bool, comp
     if compare:
         compared.take_in(left, whole=False)
     return result
+
+
+def _again(target: Target, result: Result, timeout: float) -> Result:
+    """What it came to with those tests run by themselves that had failed, if these are few."""
+    found = outcome.cases(_text(_folder(result.kernel) / "junit.xml"))
+    failed = list(dict.fromkeys(case.node for case in found if case.counts.failed))
+    if not 0 < len(failed) <= FLAKY:
+        return result
+    print(f"lab: {result.kernel}: once more, by themselves: {' '.join(failed)}", flush=True)
+    second = run(target, failed, timeout, record=False)
+    flaky = second.outcome.kind is Kind.PASSED
+    said = "flaky" if flaky else "failed twice, or one of them"
+    print(f"lab: {result.kernel}: {second.outcome.line}; {said}: {' '.join(failed)}", flush=True)
+    return second if flaky else result
 
 
 def _folder(name: str) -> Path:
