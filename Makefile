@@ -68,7 +68,7 @@ PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest
 WORKERS = $(shell n=$$(nproc); echo $$((n < 3 ? 3 * n : 8)))
 SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: menu deps build bpf demo cluster test test-busy test-unit test-bpf test-net test-model test-upgrade doors compare-host fuzz fuzz-names bench-deps bench bench-swarm lint fmt clean
+.PHONY: menu deps build bpf demo cluster test test-busy test-unit test-bpf test-net test-model test-upgrade doors compare-host fuzz fuzz-names fuzz-policies bench-deps bench bench-swarm lint fmt clean
 .PHONY: lab-deps lab lab-shell lab-all lab-packages
 
 menu:
@@ -88,6 +88,7 @@ menu:
 	@echo 'make compare-host  the kernel beside the packet programs on hosts of many kinds: docs/compatibility.md (root)'
 	@echo 'make fuzz       the same without end: [SECONDS=…] [SEED=…] [JOBS=…] (root)'
 	@echo 'make fuzz-names mutated questions to the resolver: [QUESTIONS=1000000] [SEED=…] (root)'
+	@echo 'make fuzz-policies random worlds: what policies mean, their rows, the programs: [PACKETS=1000000] [SEED=…] (root)'
 	@echo 'make bench      what the product promises, against iptables and no container at all, in 5 minutes (root)'
 	@echo 'make bench-swarm  overlay networks beside those of Docker in swarm mode: [SUITE=trixie] (root)'
 	@echo 'make bench-deps install what only the benchmark runs: sockperf, resolvers, proxies (as root)'
@@ -265,6 +266,11 @@ fuzz: build
 QUESTIONS ?= 1000000
 fuzz-names: build
 	$(BIN)/python -m tests.bpf.fuzz_names --questions $(QUESTIONS) $(if $(SEED),--seed $(SEED))
+
+# Until the three differ, or so many packets were sent through all of them, 1,000 of a world; it names the world's seed.
+PACKETS ?= 1000000
+fuzz-policies: build
+	$(BIN)/python -m tests.bpf.policy_worlds --packets $(PACKETS) $(if $(SEED),--seed $(SEED))
 
 bench-deps: deps
 	$(call install,$(BENCH_PACKAGES))
