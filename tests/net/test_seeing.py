@@ -19,7 +19,7 @@ import pytest
 from datapath.dataplane.programs import Dataplane
 from datapath.kernel import abi
 from tests.net.calls import calls
-from tests.net.hosts import DATAPATHCTL, HOST, OUTSIDE, Host
+from tests.net.hosts import DATAPATHCTL, HOST, OUTSIDE, TIMEOUT, Host
 from tests.net.test_ipv6 import HOST6, plug_ipv6
 from tests.net.wire import Container, Place, call, opened, serving, start_container
 
@@ -206,7 +206,9 @@ def test_v3_short_connections_through_a_small_table_are_all_counted_while_nobody
     server = shop.host.start(inside, stdout=subprocess.PIPE)
     assert server.stdout is not None and server.stdout.readline() == "ready\n"
     ask = ["python3", "-c", ASK, shop.db.ip, str(connections)]
-    counted, ours, theirs = undisturbed(shop, "--protocol tcp", lambda: shop.app.sh(ask, timeout=600))
+    counted, ours, theirs = undisturbed(
+        shop, "--protocol tcp", lambda: shop.app.sh(ask, timeout=TIMEOUT * 30)
+    )
     assert counted[0] == connections
     assert counted[1:3] == (ours[0], ours[1] - 14 * ours[0])
     assert counted[3:] == (theirs[0], theirs[1] - 14 * theirs[0])
