@@ -23,7 +23,7 @@ from datapath.model.state import Fresh, State
 from datapath.plan import endpoint_options
 from datapath.plan import run_options as options
 from datapath.plan.endpoints import assign_gateways, check_hostname, parse_links, plan_endpoint, ready_network
-from datapath.plan.memberships import plan_memberships
+from datapath.plan.memberships import plan_memberships, refuse_shared_ports
 from datapath.plan.networks import check_name, parse_labels
 from datapath.plan.ports import PortContext, choose_ports, egress_endpoints
 
@@ -212,6 +212,7 @@ def _share(request: RunRequest, base: Container, asked: EndpointRequest, state: 
         dns_search=(),
         dns_options=(),
     )
+    refuse_shared_ports(container, state.endpoints_of_sandbox(other.sandbox_id), state)
     return RunPlan(container, None)
 
 
@@ -308,6 +309,7 @@ def _bridged(
         extra_hosts=_resolved_hosts(base.extra_hosts, str(gateway or "")),
     )
     final = assign_gateways(endpoints, chosen, state)
+    refuse_shared_ports(container, final, state)
     return RunPlan(container, Sandbox(base.id), final, tuple(networks), warnings)
 
 

@@ -25,7 +25,7 @@ from datapath.plan import endpoint_options, ipam, remotes
 from datapath.plan.acls import refuse_acls
 from datapath.plan.holders import format_holder
 from datapath.plan.link_local import link_local_addresses
-from datapath.plan.memberships import endpoint_memberships
+from datapath.plan.memberships import endpoint_memberships, refuse_shared_ports
 from datapath.plan.networks import plan_default_bridge
 from datapath.plan.plugins import lease, made_mac
 
@@ -343,6 +343,7 @@ def plan_connect(
     sandbox_id = container.sandbox_id
     endpoint = plan_endpoint(request, network, sandbox_id, container.name, state, fresh)
     endpoint = replace(endpoint, exposed=container.exposed)
+    refuse_shared_ports(container, (endpoint,), state)
     before = state.endpoints_of_sandbox(sandbox_id)
     *others, endpoint = _checked(assign_gateways((*before, endpoint), container.ports, state), state)
     asked = replace(request, network=network.id)

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from datapath.errors import ConfigError
+from datapath.model.containers import Container
+from datapath.model.endpoints import Endpoint
 from datapath.model.networks import OPT_SERVICE, Network
 from datapath.model.services import Membership, Service, parse_membership
 from datapath.model.state import State
+from datapath.plan.backends import services_of
 
 
 def plan_memberships(given: Iterable[str], networks: Iterable[str], state: State) -> tuple[Membership, ...]:
@@ -63,6 +66,19 @@ def _joined(
         found[service.id] = Membership(service.id, weight)
         services.append(service)
     return tuple(found.values())
+
+
+def refuse_shared_ports(container: Container, endpoints: Sequence[Endpoint], state: State) -> None:
+    """By a name or by labels the container would be behind one port of two services, at one of these endpoints.
+    ConfigError."""
+    if not state.services:
+        return
+    state = state.including(container, *endpoints)
+    for endpoint in endpoints:
+        services = [service for service in services_of(endpoint, state) if service.published]
+        for number, service in enumerate(services):
+            for other in services[:number]:
+                refuse_one_port(service, other, f"container {container.name}")
 
 
 def refuse_one_port(service: Service, other: Service, who: str) -> None:

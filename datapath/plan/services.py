@@ -245,8 +245,8 @@ def unpublished(service: Service) -> list[PortMapping]:
 
 
 def _refuse_shared_members(service: Service, state: State) -> None:
-    """The new service's selector chooses a container that is behind the same port of another one."""
-    if not (service.selector and service.published):
+    """A container that the service has, or that its selector chooses, is behind the same port of another one."""
+    if not service.published:
         return
     for endpoint in state.endpoints_of_network(service.network_id):
         if weight_of(service, endpoint, state):
@@ -306,7 +306,8 @@ def plan_service_update(name: str, change: ServiceChange, state: State, ports: P
         verdicts=service.verdicts if health else {},
         grace=_grace(change.stop_grace_period, service.grace),
     )
-    _refuse_shared_members(changed, state.without(service))
+    if opened:
+        _refuse_shared_members(changed, state.without(service))
     return ChangePlan(changed, opened, tuple(closed))
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import pytest
 
 from datapath.dataplane.programs import Dataplane
 from datapath.kernel import abi
+from tests.net import look
 from tests.net.hosts import HOST, OUTSIDE, Host, eventually
 from tests.net.services import failed, heard, keeper, keeping, names, serve
 
@@ -96,6 +98,40 @@ def test_s26_containers_with_its_labels_are_behind_a_service(prepared: Host) -> 
     prepared.ctl(f"service create {NET} --selector app=api --selector tier=1 api")
     prepared.run("a3", f"{NET} --label app=api --label tier=1")
     assert list(backends(prepared, "api")) == ["a1", "a3"]
+
+
+def test_s26_a_selector_that_chooses_nobody_is_a_warning_of_one_line(prepared: Host) -> None:
+    done = prepared.try_ctl(f"service create {NET} --selector app=nobody api")
+    assert done.returncode == 0
+    assert done.stderr == (
+        "WARNING: no running container on the network has the labels app=nobody: service api has no backend\n"
+    )
+
+
+def test_s26_a_container_is_refused_that_two_services_of_one_port_would_have(prepared: Host) -> None:
+    """By its labels, by its name, or as it joins their network; in one line, and nothing is changed."""
+    prepared.ctl(f"service create {NET} -p 8080:80 --selector app=web web")
+    prepared.ctl(f"service create {NET} -p 8081:80 --selector tier=api api")
+    prepared.ctl(f"service create {NET} -p 8082:81 plain")
+    both = "--label app=web --label tier=api"
+    prepared.ctl("network create --subnet 10.72.0.0/24 waiting")
+    prepared.run("u", f"--network waiting {both}")
+    prepared.run("t", f"{NET} --service plain --label app=web")
+    before = look.database(prepared), prepared.ctl("service ls")
+    for command in (
+        f"run -d --name x {NET} {both} sleep 3600",
+        f"run -d --name x {NET} --service api --label app=web sleep 3600",
+        "network connect shop u",
+        "service update --publish-add 8083:80 plain",
+        f"service create {NET} -p 8083:80 --selector app=web more",
+    ):
+        said = prepared.refused(command)
+        assert re.search(r"container [a-z] cannot be in services .*: both publish its port 80/tcp", said), (
+            said
+        )
+        assert (look.database(prepared), prepared.ctl("service ls")) == before, command
+    prepared.ctl("rm -f u")
+    prepared.ctl("network rm waiting")
 
 
 def test_s26_a_service_without_an_address_is_the_names_of_its_containers(prepared: Host) -> None:

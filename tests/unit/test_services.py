@@ -35,7 +35,7 @@ from datapath.model.services import (
 from datapath.model.state import Fresh, State
 from datapath.plan import endpoint_options, maglev
 from datapath.plan.backends import backends, touched
-from datapath.plan.memberships import endpoint_memberships, plan_memberships
+from datapath.plan.memberships import endpoint_memberships, plan_memberships, refuse_shared_ports
 from datapath.plan.networks import plan_network_remove
 from datapath.plan.ports import PortContext
 from datapath.plan.services import (
@@ -247,6 +247,36 @@ def test_what_cannot_be_is_refused(asked: dict[str, object], error: type[Datapat
     state = STATE.including(replace(known, id="6" * 64, phase=Phase.READY))
     with pytest.raises(error, match=said):
         created(state, **asked)
+
+
+def test_a_service_is_not_given_a_port_that_another_one_publishes_of_a_container_of_its_own() -> None:
+    """However that one is behind it: here by its name, and by a label."""
+    web = replace(created(STATE, publish=("8080:80",), selector=("app=web",)), id="6" * 64, phase=Phase.READY)
+    api = replace(WEB, id="7" * 64, name="api", number=51, vip4=ip_address("10.0.0.9"), selector={})
+    named = container(3, (Membership(api.id),), app="web")[0]
+    state = STATE.including(web, api, named)
+    change = ServiceChange(publish_add=("8081:80",))
+    with pytest.raises(ConfigError, match="container c3 cannot be in services web and api: both publish its"):
+        plan_service_update("api", change, state, PORTS)
+    other = plan_service_update("api", ServiceChange(publish_add=("8081:81",)), state, PORTS)
+    assert [m.container_port for m in other.service.ports] == [81]
+
+
+def test_a_container_is_not_behind_one_port_of_two_services() -> None:
+    """As it names them, or as its labels do: when it begins, and when it joins their network."""
+    web = replace(WEB, published=(PortMapping.parse("8080:80"),))
+    api = replace(web, id="6" * 64, name="api", number=51, selector={"tier": "api"})
+    row, _, endpoint = container(7, app="web", tier="api")
+    state = STATE.including(web, api)
+    with pytest.raises(
+        ConfigError, match=r"container c7 cannot be in services .*: both publish its port 80/tcp"
+    ):
+        refuse_shared_ports(row, (endpoint,), state)
+    named = container(7, (Membership(api.id),), app="web")[0]
+    with pytest.raises(ConfigError, match="container c7 cannot be in services"):
+        refuse_shared_ports(named, (endpoint,), state)
+    refuse_shared_ports(row, (endpoint,), state.including(replace(api, published=())))
+    refuse_shared_ports(container(7, app="web")[0], (endpoint,), state)
 
 
 def test_ports_of_a_service_of_several_hosts_are_decided_for_all_of_them() -> None:
