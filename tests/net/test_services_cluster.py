@@ -666,9 +666,12 @@ def test_s26_a_host_with_no_part_in_the_network_publishes_the_ports_too(
     for proto in ("tcp", "udp"):  # by two hosts that are not the container's
         found = by_one_port(first.outside.try_, proto, OUTSIDE, [first.vtep, last.vtep], 8090)
         assert all(one == other for one, other in found), found
-    found = [tuples(host, "tcp", OUTSIDE, host.vtep, 100) for host in (first, last)]
-    assert found[0] == found[1]
-    assert {line.split()[1] for line in found[0]} == {f"::ffff:{OUTSIDE}"}
+    for proto, version in (("tcp", 4), ("udp", 4), ("tcp", 6), ("udp", 6)):
+        source, seen = (OUTSIDE, f"::ffff:{OUTSIDE}") if version == 4 else (OUTSIDE6, OUTSIDE6)
+        asked = [host.vtep if version == 4 else host.vtep6 for host in shop.hosts]
+        every = [tuples(first, proto, source, address, 100) for address in asked]
+        assert len(every) == 3 and all(one == every[0] for one in every)
+        assert {line.split()[1] for line in every[0]} == {seen}
     with held(first.outside.start, first.vtep, 8090, 30) as (process, owners):
         assert set(owners) == {"w1", "w2", "w3"}
         with held(first.outside.start, last.vtep, 8090, 30) as (others, through):
