@@ -167,12 +167,15 @@ static __always_inline bool asks_for_outsider(const struct packet *p, struct scr
 	return true;
 }
 
-/* What the packet is called in an encrypted tunnel, in room->leaving. False: nobody would believe it there. */
+/* What the packet is called in an encrypted tunnel, in room->leaving. False: nobody would believe it there. What a router
+ * says of an answer to somebody outside is the gateway's: in that name was asked, and who is not a member has no other. */
 static __always_inline bool is_called(const struct packet *p, struct scratch *room,
 				      const struct network *net, const struct overlay *overlay,
 				      const struct tunnel *own, __u32 host)
 {
-	bool asks = is_gateway(net, &p->tuple.src), answers = is_gateway(net, &p->tuple.dst);
+	bool answers = is_gateway(net, &p->tuple.dst);
+	bool asks = is_gateway(net, &p->tuple.src) ||
+		    (icmp_is_error(p) && !overlay_covers(overlay, &p->tuple.src));
 
 	room->leaving = p->tuple;
 	if (asks)

@@ -84,6 +84,20 @@ def test_what_another_host_asks_comes_as_the_gateways_and_is_answered_there(
 
 
 @both
+def test_what_another_host_has_heard_of_a_router_comes_as_the_gateways(
+    programs: Programs, version: int
+) -> None:
+    """About what a member here has answered somebody whom that host has asked for."""
+    member, _, gateway = ends(version)
+    quoted = packet(member, gateway, ANSWER)
+    kinds = ((3, 3, 0), (3, 4, 1300), (11, 0, 0)) if version == 4 else ((1, 4, 0), (2, 0, 1300), (3, 0, 0))
+    for kind, code, word in kinds:
+        error = (p.icmp if version == 4 else p.icmp6)(kind, code, word, quoted)
+        told = comes(alias(o.OTHER_PEER, version), member, error)
+        programs.expect(None, told, REDIRECT, Reason.DELIVERED, A1.gets(gateway, error))
+
+
+@both
 def test_an_answer_to_the_host_comes_to_its_gateway_device(programs: Programs, version: int) -> None:
     _, remote, gateway = ends(version)
     wanted = frame(NET1.mac, NET1.mac, packet(remote, gateway, ANSWER))

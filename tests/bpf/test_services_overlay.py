@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 import pytest
 
 from datapath.dataplane.layout import SERVICE_DSR
+from datapath.dataplane.overlay_entries import aliases
 from datapath.kernel import abi, netns
 from tests.bpf import overlay as o
 from tests.bpf import packets as p
@@ -241,6 +242,63 @@ def test_s26_a_client_outside_hears_an_error_of_a_backend_on_another_host(
     quote = ip(version, client, HOSTS[version], p.udp(4000, s.PUBLISHED, summed=False), **hop(version))
     packet = ip(version, HOSTS[version], client, error(version, quote), **hop(version))
     assert not (text := p.difference(got.packet[14:], packet)), text
+
+
+def no_hop_left(version: int, quote: bytes) -> p.Transport:
+    return p.icmp(11, 0, 0, quote) if version == 4 else p.icmp6(3, 0, 0, quote)
+
+
+ROUTERS: dict[int, p.Address] = {4: IPv4Address("203.0.113.9"), 6: IPv6Address("2001:db8:9::9")}
+
+
+@FAMILIES
+@pytest.mark.parametrize("encrypted", [False, True], ids=["VXLAN", "WireGuard"])
+@pytest.mark.parametrize("by", ["the client", "a router"])
+@pytest.mark.parametrize("error", [port_closed, too_wide, no_hop_left])
+def test_s26_an_error_about_a_backends_answer_to_a_client_outside_gets_to_the_other_host(
+    programs: Programs,
+    topology: Topology,
+    version: int,
+    encrypted: bool,
+    by: str,
+    error: Callable[[int, bytes], p.Transport],
+) -> None:
+    """As from who says it; in an encrypted tunnel as from the gateway, in whose name the client was asked for, since
+    the other host believes it to be nobody else. It quotes what the backend has sent."""
+    client, server, device = OUTSIDES[version], REMOTES[version], topology.index["dp4"]
+    if encrypted:
+        o.fill(programs, device=device, wireguard=device)
+    got = programs.run(None, outside_sends(HOSTS[version], p.udp(4000, s.PUBLISHED)))
+    assert got.reasons == {"TO_PEER": 1}
+    known, port = client, 4000
+    if encrypted:
+        known, at = GATEWAYS[version], 14 + (20 if version == 4 else 40)
+        port = int.from_bytes(got.packet[at : at + 2], "big")
+    teller = client if by == "the client" else ROUTERS[version]
+    quote = ip(version, HOSTS[version], client, p.udp(s.PUBLISHED, 4000, bytes(8), summed=False))
+    told = outside_sends(HOSTS[version], error(version, quote), src=teller, **hop(version))
+    quote = ip(version, server, known, p.udp(80, port, bytes(8), summed=False))
+    if not encrypted:
+        tunnelled(programs, None, told, ip(version, teller, server, error(version, quote), **hop(version)))
+        return
+    got = programs.run(None, told)
+    assert (got.verdict, got.reasons) == (REDIRECT, {"TO_PEER": 1})
+    called = aliases(o.ME)[version == 6]
+    packet = ip(version, called, server, error(version, quote), **hop(version))
+    assert not (text := p.difference(got.packet[14:], packet)), text
+
+
+@FAMILIES
+def test_s26_an_error_that_is_nobodys_enters_no_encrypted_tunnel(
+    programs: Programs, topology: Topology, version: int
+) -> None:
+    """It quotes another port than the one that was asked, or comes to a backend's own address."""
+    o.fill(programs, device=topology.index["dp4"], wireguard=topology.index["dp4"])
+    programs.run(None, outside_sends(HOSTS[version], p.udp(4000, s.PUBLISHED)))
+    for port, to in ((4001, HOSTS[version]), (4000, REMOTES[version])):
+        quote = ip(version, to, OUTSIDES[version], p.udp(s.PUBLISHED, port, bytes(8)))
+        told = outside_sends(to, too_wide(version, quote), src=ROUTERS[version])
+        assert "TO_PEER" not in programs.run(None, told).reasons
 
 
 @FAMILIES

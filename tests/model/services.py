@@ -343,8 +343,8 @@ class Services:
         p, wanted = opening.p, opening.wanted
         local, service = client is LOCAL_SENDER or is_gateway(client), opening.service
         assert service
-        if any_port and not local:
-            raise Withheld  # in a tunnel nobody looks for the port
+        if any_port and not local and (refused or not self.topology.encrypts(service.network)):
+            raise Withheld  # by which port nobody can see
         if not refused and p.size > service.network.mtu:
             raise Withheld  # it is cut
         if not any_port and (not wanted or opening.answer(wanted) in self.connections):
@@ -353,7 +353,7 @@ class Services:
             raise Withheld
         if refused:
             return refused if self.nat.client(opening, not any_port) else None
-        if not local:
+        if not any_port:
             sent = self._by_tunnel(p, Packet(opening.out(wanted), p.gso), client, _opens(p))
             self.nat.client(opening, True)
             return sent

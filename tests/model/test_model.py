@@ -560,6 +560,34 @@ def test_an_error_to_a_backend_in_an_encrypted_tunnel_has_a_right_header(program
     both.agree(Sent("from_host", net, error), "TO_PEER")
 
 
+def test_a_routers_error_about_an_answer_enters_an_encrypted_tunnel_in_the_gateways_name(
+    programs: Programs,
+) -> None:
+    """As the client was asked for; the client's own error as well, and that of a member of this network too."""
+    topology = fixed()
+    net = topology.networks[0]
+    spread(topology, encrypted=Uplink("wg0", bytes(6), b"", b"", PLAN.encrypted, False))
+    far = Member(net, FAR, PEER.mac, "far", raw("172.17.8.1"), raw("fd00:1::8:1"), peer=PEER)
+    published = in_front_of(topology.members[0])
+    service = published.service
+    assert service
+    service.backends = service.slots = [far]
+    topology.ports[bytes(16), 8083, UDP] = published
+    topology.ports[bytes(4), 8083, UDP] = Published(published.member, service.addr4, 80, service=service)
+    both = Both(programs, topology)
+    for client, asked, router, kind in (
+        (OUTSIDE, HOST, raw("203.0.113.9"), b"\3\4"),
+        (OUTSIDE6, HOST6, raw("2001:db8:9::9"), b"\2\0"),
+    ):
+        both.outside(packet((UDP, client, 20600, asked, 8083)), "TO_PEER")
+        quoted = packet((UDP, asked, 8083, client, 20600))
+        for teller in (router, client):
+            body = icmp(teller, asked, kind + b"\0\0\0\0\5\x14" + quoted[:48])
+            six = len(asked) == 16
+            told = ip6(teller, asked, ICMPV6, body) if six else ip4(teller, asked, ICMP, body)
+            both.outside(told, "TO_PEER")
+
+
 def test_an_echo_reply_opens_nothing_at_an_announced_address(programs: Programs) -> None:
     topology = fixed()
     spread(topology, direct=True, announced=True)

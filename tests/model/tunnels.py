@@ -287,7 +287,9 @@ class Tunnels(Forwarding):
     ) -> Expected:
         """By the device, which knows by the addresses alone who gets it; or not at all."""
         size, net = len(p.src), overlay.network
-        asks, answers = p.src == net.gateway(size), p.dst == net.gateway(size)
+        answers = p.dst == net.gateway(size)
+        # What a router says of an answer to somebody outside, in whose place the gateway has asked, is the gateway's.
+        asks = p.src == net.gateway(size) or (p.error and not overlay.covers(p.src))
         covered = (asks or overlay.covers(p.src)) and (answers or overlay.covers(p.dst))
         if not peer.keyed or (asks and answers) or not covered:
             return dropped(p.frame, "DROP_NO_TUNNEL")
@@ -305,7 +307,7 @@ class Tunnels(Forwarding):
         assert overlay
         peer, net = overlay.host_of(became.dst), overlay.network
         became = Packet(p.frame[:12] + became.frame[12:], p.gso)  # nobody looks at MAC addresses from here on
-        if sender is None and self.bare:
+        if sender is None and self.bare and not overlay.encrypted:
             raise Withheld  # behind a header that was taken off the test run still looks for one
         local = sender is LOCAL_SENDER or is_gateway(sender)
         if unusable(became.src) or on_link(became.src) or peer is None:
@@ -633,7 +635,8 @@ class Tunnels(Forwarding):
         local = old.opener is LOCAL_SENDER or is_gateway(old.opener)
 
         def check(got: bytes) -> str:
-            at = 14 if local else 14 + (20 if got[12:14] == b"\x08\0" else 40) + LINK
+            bare = local or overlay.encrypted
+            at = 14 if bare else 14 + (20 if got[12:14] == b"\x08\0" else 40) + LINK
             port = num(got[(at + (p.l4 - 14)) : (at + (p.l4 - 14)) + 2])
             wrong = self.nat.fits(opening, port, not hidden and not local)
             if wrong:

@@ -20,7 +20,7 @@ from datapath.kernel import features
 from datapath.store import tunnel_keys
 from tests.net import faults, forked, look, wireguard_go
 from tests.net.cluster import NETWORK, NETWORK6, OUTSIDE, STORE, Cluster, Member, agents, remove, rows
-from tests.net.hosts import ask, echo_server, eventually, pinging, reaches, sent_and_lost
+from tests.net.hosts import Namespace, ask, echo_server, eventually, pinging, reaches, sent_and_lost
 from tests.net.services import by_one_port, heard, serve
 from tests.net.test_doctor import doctor, failed_checks
 from tests.net.test_faults import chosen, fault, quiet_ends
@@ -220,6 +220,64 @@ def test_s26_ports_of_services_of_an_encrypted_network_are_answered_by_every_hos
     third.close()
     with eventually() as until:
         until(lambda: doctor(pair[0]) == doctor(pair[1]) == [])
+
+
+# Sends so many bytes to whoever connects.
+GIVES = """
+import socket
+with socket.create_server(("::", 80), family=socket.AF_INET6, dualstack_ipv6=True) as server:
+    while True:
+        client, _ = server.accept()
+        with client:
+            client.sendall(bytes(300000))
+"""
+# Reads to the end; prints how much it was.
+READS = """
+import socket, sys
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), 20) as client:
+    print(sum(len(part) for part in iter(lambda: client.recv(65536), b"")))
+"""
+BEHIND, BEHIND6 = "198.51.100", "2001:db8:51:"  # of the link behind a router
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_s26_a_backend_of_an_encrypted_network_hears_what_routers_say_of_its_answers(
+    pair: Cluster, version: int
+) -> None:
+    """Path MTU discovery: on the client's side is a link that takes less than the tunnel, which its router says to the
+    host that was asked."""
+    pair[0].ctl("service create --network ov -p 8093:80 wide")
+    router, client = pair.switch, Namespace()
+    try:
+        pair[1].run("w2", "--network ov --service wide", ["python3", "-u", "-c", GIVES])
+        router.batch(
+            f"link add narrow mtu 1300 type veth peer name eth0 mtu 1500 netns {client.pid}",
+            f"address add {BEHIND}.1/24 dev narrow",
+            f"address add {BEHIND6}:1/64 dev narrow nodad",
+            "link set narrow up",
+        )
+        router.sh("sysctl -q -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
+        client.sh(
+            "ip -batch -",
+            input=f"address add {BEHIND}.2/24 dev eth0\naddress add {BEHIND6}:2/64 dev eth0 nodad\n"
+            f"link set eth0 up\nroute add default via {BEHIND}.1\nroute add default via {BEHIND6}:1\n",
+        )
+        if version == 6:
+            pair[0].sh(f"ip route add {BEHIND6}:/64 via {NETWORK6}:fe")
+        asked = ["python3", "-c", READS, pair[0].vtep if version == 4 else pair[0].vtep6, "8093"]
+        with eventually() as until:
+            until(lambda: client.try_(asked).stdout == "300000\n")
+        gateway = pair[0].network("ov")["IPAM"]["Config"][version == 6]["Gateway"]
+        assert "mtu 1300" in pair[1].in_("w2", f"ip route get {gateway}")
+        for host in pair:
+            assert doctor(host) == []
+    finally:
+        client.close()
+        router.try_("ip link del narrow")
+        router.sh("sysctl -q -w net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0")
+        pair[0].try_(f"ip route del {BEHIND6}:/64")
+        pair[0].ctl("service rm wide")
+        remove(pair[1], "w2")
 
 
 def virtual(host: Member, service: str) -> list[str]:
