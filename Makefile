@@ -69,7 +69,7 @@ WORKERS = $(shell n=$$(nproc); echo $$((n < 3 ? 3 * n : 8)))
 SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: menu deps build bpf demo cluster test test-busy test-unit test-bpf test-net test-model test-upgrade doors compare-host fuzz fuzz-names fuzz-policies bench-deps bench bench-swarm lint fmt clean
-.PHONY: lab-deps lab lab-shell lab-all lab-packages
+.PHONY: lab-deps lab lab-shell lab-all lab-bench lab-packages
 
 menu:
 	@echo 'make deps       install what is missing: Debian packages (as root), Python packages into $(VENV)'
@@ -95,6 +95,7 @@ menu:
 	@echo 'make lab        what depends on the kernel, in another one: KERNEL=6.12 [ARCH=arm64] [TESTS=…] (root; docs/lab.md)'
 	@echo 'make lab-shell  a shell in it, with two containers: KERNEL=6.12 (root)'
 	@echo 'make lab-all    every kernel of the matrix, and a table: [ARCH=arm64] (root)'
+	@echo 'make lab-bench  the benchmark in it, beside IPVS: KERNEL=6.12 [BENCH=--suite…] (root; docs/lab.md)'
 	@echo 'make lab-packages ARCH=arm64  that architecture'"'"'s packages at work in it: KERNEL=6.12 (root)'
 	@echo 'make test-versions  what speaks to a dependency, with the lowest and the newest versions of all (root)'
 	@echo 'make test-packages  what the next five build, in fresh roots of Debian 12 and 13 (root)'
@@ -303,6 +304,9 @@ lab-shell: build lab-deps
 
 lab-all: build lab-deps
 	$(LAB) matrix $(LAB_OPTIONS) $(TESTS)
+
+lab-bench: build lab-deps
+	$(BIN)/python -m tests.vm.benched $(if $(TIMEOUT),--timeout $(TIMEOUT)) '$(KERNEL)' $(BENCH)
 
 lab-packages: build lab-deps deb wheel
 	$(BIN)/python -m tests.vm.packaged '$(KERNEL)' '$(ARCH)'

@@ -71,7 +71,11 @@ modes_option = click.option(
     help=f"Modes to measure (default: {ALL}).",
 )
 filter_option = click.option(
-    "--filter", "words", default="", metavar="WORDS", help="Only experiments whose name contains all WORDS."
+    "--filter",
+    "words",
+    default="",
+    metavar="WORDS",
+    help="Only experiments whose name contains all WORDS; KEY=VALUE is a whole word of it.",
 )
 
 
@@ -299,9 +303,10 @@ def _modes(asked: str) -> tuple[str, ...]:
 
 
 def matches(experiment: Experiment, words: str) -> bool:
-    """All words are somewhere in its name or its title."""
-    text = f"{experiment.point.label} {experiment.title}".casefold()
-    return all(word in text for word in words.casefold().split())
+    """All words are somewhere in its name or its title; what has a `=` is a word of its name: services=1 is not 10."""
+    label = experiment.point.label.casefold()
+    text, own = f"{label} {experiment.title}".casefold(), label.split()
+    return all(word in (own if "=" in word else text) for word in words.casefold().split())
 
 
 def _check(built: Sequence[Suite], words: str) -> None:

@@ -100,12 +100,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             action="store_true",
             help="record what the verifier counted, and without TESTS the column of the table",
         )
-        sub.add_argument("--timeout", type=_seconds, default=TIMEOUT, metavar="SECONDS")
+        sub.add_argument("--timeout", type=seconds, default=TIMEOUT, metavar="SECONDS")
         sub.add_argument("tests", nargs="*", help="files, folders or ids; default: tests/vm/selection*.txt")
     asked = parser.parse_args(argv)
     os.chdir(TREE)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupted)
+    heed_signals()
     try:
         if asked.command == "table":
             print(columns.table([seen for name in COLUMNS if (seen := _last(name))]), end="")
@@ -132,11 +131,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Kind.INTERRUPTED.value
 
 
+def heed_signals() -> None:
+    """Who is told to end takes the machine away first."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupted)
+
+
 def _interrupted(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
     number = float(text)
     if not math.isfinite(number) or number <= 0:
         raise ValueError(text)
