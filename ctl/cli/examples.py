@@ -85,6 +85,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "bench compare": ("bench compare before/results.json after/results.json",),
     "bench report": ("bench report --out report results.json",),
     "stats": ("stats --follow", "stats --reasons DROP_DENIED", "stats --format prometheus"),
+    "metrics": (
+        "metrics",
+        "metrics --openmetrics --series 1000",
+        "metrics --output /var/lib/prometheus/node-exporter/datapath.prom",
+    ),
     "trace": ("trace latency --seconds 3 web db", "trace drops --seconds 10"),
     "trace latency": ("trace latency --seconds 3 web db", "trace latency --follow"),
     "trace drops": ("trace drops --seconds 10",),

@@ -38,6 +38,7 @@ COMMANDS = {
     "rm": ".container:rm",
     "bench": ".bench:bench",
     "stats": ".stats:stats",
+    "metrics": ".metrics:metrics",
     "trace": ".trace:trace",
     "doctor": ".repair:doctor",
     "reconcile": ".repair:reconcile",

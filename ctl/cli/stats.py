@@ -17,7 +17,7 @@ from .formatting import percent
 from .output import emit, emit_parts, folded, listing
 
 if TYPE_CHECKING:
-    from datapath.telemetry.stats import LimitUse, ServiceUse, Stats
+    from datapath.telemetry.stats import LimitUse, ServiceUse
 
 COUNTERS = {"Counter": "COUNTER", "Packets": "PACKETS", "Bytes": "BYTES"}
 MAPS = {"Map": "MAP", "Used": "USED", "Max": "MAX", "Percent": "FULL"}
@@ -111,7 +111,10 @@ def _print(names: tuple[str, ...], all_: bool, format_: str) -> None:
 
     found = read(host())
     if format_ == PROMETHEUS:
-        emit("\n".join(prometheus(found)))
+        from datapath import __version__
+        from datapath.telemetry import metrics
+
+        emit("\n".join(metrics.text(metrics.of_stats(found, __version__))))
         return
     if not found.fill:
         say_unloaded()
@@ -248,60 +251,3 @@ def intervals(seconds: float | None, each: float | None) -> Iterator[bool]:
         if each:
             yield False
     yield True
-
-
-# ---- for Prometheus -------------------------------------------------------------------
-
-
-def prometheus(found: Stats) -> Iterator[str]:
-    """The lines of Prometheus' text format, as node_exporter's textfile collector reads them."""
-    from datapath import __version__
-    from datapath.model.reasons import MEANINGS
-
-    def family(name: str, kind: str, help_: str, values: Mapping[str, float]) -> Iterator[str]:
-        yield f"# HELP datapath_{name} {help_}"
-        yield f"# TYPE datapath_{name} {kind}"
-        for labels, value in values.items():
-            yield f"datapath_{name}{labels} {value}"
-
-    yield from family("build_info", "gauge", "The version of datapath.", {f'{{version="{__version__}"}}': 1})
-    yield from family(
-        "programs_loaded", "gauge", "Whether the packet programs are loaded.", {"": int(bool(found.fill))}
-    )
-    counters = {f'{{reason="{name}"}}': found.counters[name] for name in MEANINGS if name in found.counters}
-    parts = (("packets", 0, "Packets"), ("bytes", 1, "Bytes of packets"))
-    for name, index, what in parts:
-        values = {labels: both[index] for labels, both in counters.items()}
-        yield from family(f"{name}_total", "counter", f"{what}, by what became of them.", values)
-    for name, index, what in (("map_entries", 0, "Entries of a map."), ("map_max_entries", 1, "Its size.")):
-        sizes = {f'{{map="{key}"}}': both[index] for key, both in found.fill.items()}
-        yield from family(name, "gauge", what, sizes)
-    asked = {
-        f'{{network="{network}",result="{result}"}}': number
-        for network, counts in sorted(found.questions.items())
-        for result, number in counts.items()
-    }
-    yield from family("questions_total", "counter", "Questions for names, by what became of them.", asked)
-    limited = {
-        f'{{container="{use.container}",network="{use.network}",direction="{use.limit.direction}"}}': use
-        for use in found.limits
-    }
-    bits = {labels: use.limit.rate for labels, use in limited.items()}
-    yield from family("limit_bits_per_second", "gauge", "Limits of bandwidth.", bits)
-    for what in ("packets", "bytes"):
-        values = {labels: getattr(use, what) for labels, use in limited.items()}
-        name, help_ = f"limit_dropped_{what}_total", f"What limits of bandwidth dropped, {what}."
-        yield from family(name, "counter", help_, values)
-    behind = {f'{{service="{use.service}",backend="{use.backend}"}}': use for use in found.services}
-    for name, help_ in (("opened", "were opened"), ("failed", "could not be opened")):
-        values = {labels: getattr(use, name) for labels, use in behind.items()}
-        help_ = f'Connections of a service (backend="") or to a backend that {help_}.'
-        yield from family(f"service_{name}_total", "counter", help_, values)
-    for what in ("packets", "bytes"):
-        passed = {
-            f'{labels[:-1]},direction="{way}"}}': getattr(use, f"{what}_{way}")
-            for labels, use in behind.items()
-            for way in ("in", "out")
-        }
-        help_ = f'{what.title()} to a backend (direction="in") and from it; backend="": of all of a service.'
-        yield from family(f"service_{what}_total", "counter", help_, passed)

@@ -58,7 +58,7 @@ struct bpf_test_run_opts {
 };
 struct bpf_tc_hook { size_t sz; int ifindex; int attach_point; __u32 parent; ...; };
 struct bpf_tc_opts { size_t sz; int prog_fd; __u32 flags; __u32 prog_id; __u32 handle; __u32 priority; ...; };
-struct bpf_prog_info { __u32 verified_insns; __u32 nr_map_ids; __u64 map_ids; ...; };
+struct bpf_prog_info { __u32 verified_insns; __u32 nr_map_ids; __u64 map_ids; __u64 run_time_ns; __u64 run_cnt; ...; };
 struct bpf_map_info {
     __u32 type; __u32 id; __u32 key_size; __u32 value_size; __u32 max_entries; __u32 map_flags; ...;
 };

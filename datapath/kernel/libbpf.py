@@ -172,6 +172,14 @@ def verified_insns(program_fd: int) -> int:
     return int(info.verified_insns)
 
 
+def program_runs(fd: int) -> tuple[int, int]:
+    """How often a program has run while runs were timed (`enable_stats`), and the nanoseconds that took (since 5.1)."""
+    info = ffi.new("struct bpf_prog_info *")
+    size = ffi.new("__u32 *", ffi.sizeof("struct bpf_prog_info"))
+    bpf.check(bpf.lib.bpf_obj_get_info_by_fd(fd, info, size), "inspect", "program")
+    return int(info.run_cnt), int(info.run_time_ns)
+
+
 def enable_stats() -> int:
     """An fd that makes the kernel time every run of every program, for as long as it is open."""
     fd: int = bpf.lib.bpf_enable_stats(0)  # BPF_STATS_RUN_TIME

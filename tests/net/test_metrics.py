@@ -4,16 +4,25 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import struct
+import sys
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
+from prometheus_client import parser as text_format
+from prometheus_client.openmetrics import parser as openmetrics
 
 from datapath.config.settings import Settings
 from datapath.engine.engine import Engine
+from datapath.kernel import libbpf
 from datapath.kernel.netns import enter
 from datapath.telemetry import snapshot
-from tests.net.hosts import Host
+from tests.bpf.packets import checksum, mac_bytes
+from tests.net.hosts import DATAPATHCTL, Host
 from tests.net.wire import Container, opened, start_container
 
 Keep = Callable[..., Any]
@@ -93,3 +102,142 @@ def test_a_snapshot_of_one_network_has_what_is_about_it_alone_and_becomes_json(s
     assert whole["counters"] == part["counters"] and whole["fill"]["edges"][0] >= 1
     assert [one["name"] for one in part["members"]] == ["cron"] and part["totals"] == part["live"] == []
     assert part["members"][0]["networks"] == {"plain": [shop.cron.on("plain")["IPAddress"]]}
+
+
+# ---- as metrics --------------------------------------------------------------------------------------
+
+
+def parsed(shop: Shop, words: str = "") -> dict[str, dict[tuple[str, ...], float]]:
+    """Sample -> the values of its labels, by their names -> value, as the library itself reads the text."""
+    return read(
+        shop.host.ctl(f"metrics {words}") + "\n", openmetrics if "--openmetrics" in words else text_format
+    )
+
+
+def read(said: str, format_: Any = text_format) -> dict[str, dict[tuple[str, ...], float]]:
+    found: dict[str, dict[tuple[str, ...], float]] = {}
+    for family in format_.text_string_to_metric_families(said):
+        assert family.documentation
+        for sample in family.samples:
+            values = found.setdefault(sample.name, {})
+            of = tuple(value for _, value in sorted(sample.labels.items()))
+            assert of not in values, f"{sample.name} of {of} is there twice"
+            values[of] = sample.value
+    return found
+
+
+@pytest.mark.parametrize("words", ["", "--openmetrics"])
+def test_v8_metrics_are_what_was_sent_in_both_formats_and_nobody_need_run(shop: Shop, words: str) -> None:
+    found = parsed(shop, words)
+    key = (
+        "db",
+        "shop",
+        str(PORT),
+        "tcp",
+        "app",
+    )  # by the names: destination, network, port, protocol, source
+    assert found["datapath_edge_connections_total"][key] == CONNECTIONS
+    (line,) = [one for one in shop.snapshot().totals if (one.source, one.port) == ("app", PORT)]
+    for what in ("packets", "bytes"):
+        values = found[f"datapath_edge_{what}_total"]
+        ways = [values["db", way, *key[1:]] for way in ("sent", "received")]
+        assert ways == [getattr(line, f"{way}_{what}") for way in ("sent", "received")]
+    assert found["datapath_refused_packets_total"]["db", "shop", "tcp", "DROP_IN", "cron"] == REFUSED
+    assert found["datapath_packets_total"]["DROP_IN",] == REFUSED
+    assert found["datapath_policy_openings_total"]["db", "1"] == CONNECTIONS
+    assert found["datapath_policy_refused_total"]["enforce", "db", "0"] == REFUSED
+    assert found["datapath_network_members"] == {
+        ("true", "shop"): 3,
+        ("false", "plain"): 1,
+        ("false", "bridge"): 0,
+    }
+    assert found["datapath_series_folded"] == {("allowed",): 0, ("refused",): 0}
+    assert found["datapath_agent_running"] == {(): 0} and found["datapath_unplaced_packets_total"] == {(): 0}
+
+
+def test_metrics_have_the_series_of_stats_under_the_same_names(shop: Shop) -> None:
+    ours = parsed(shop)
+    said = shop.host.ctl("stats --format prometheus") + "\n"
+    theirs = [sample for one in text_format.text_string_to_metric_families(said) for sample in one.samples]
+    assert len(theirs) > 50
+    for sample in theirs:
+        of = tuple(value for _, value in sorted(sample.labels.items()))
+        assert ours[sample.name][of] == sample.value, sample
+
+
+def scan(client: Container, server: Container, ports: range) -> None:
+    """A datagram to each of these ports, in frames of our own: the kernel would be asked for each."""
+    ends = (ip_address(one.on("shop")["IPAddress"]).packed for one in (client, server))
+    ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28, 0, 0x4000, 64, 17, 0, *ends)
+    ip = ip[:10] + struct.pack("!H", checksum(ip)) + ip[12:]
+    macs = [mac_bytes(one.on("shop")["MacAddress"]) for one in (server, client)]
+    head = b"".join((*macs, b"\x08\x00", ip))
+    with opened(client, socket.SOCK_RAW, socket.AF_PACKET) as one:
+        one.bind(("eth0", 0x0800))
+        for port in ports:
+            one.send(head + struct.pack("!HHHH", 40000, port, 8, 0))
+
+
+MEASURED = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True)
+print("#", resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
+def measured(shop: Shop) -> tuple[dict[str, dict[tuple[str, ...], float]], int]:
+    """The same by a process of its own, and the kB of memory that it has taken at the most: the child of a small one,
+    as what it is forked from counts."""
+    said = shop.host.sh([sys.executable, "-c", MEASURED, DATAPATHCTL, "metrics"])
+    return read(said + "\n"), int(said.rpartition("# ")[2])
+
+
+def test_v8_who_scans_all_ports_gets_its_share_of_series_and_others_keep_theirs(shop: Shop) -> None:
+    for name in ("scan", "target", "quiet"):
+        start_container(shop.host, name, "--network shop")
+    hostile, target, quiet = (Container(shop.host, name) for name in ("scan", "target", "quiet"))
+    scan(hostile, target, range(1, 10_000))
+    first, memory = measured(shop)
+    assert memory < 80 * 1024
+    scan(hostile, target, range(10_000, 65_536))
+    scan(hostile, shop.db, range(1, 3000))  # whom the policy protects
+    scan(quiet, target, range(53, 54))
+    found = parsed(shop)
+    assert sum(map(len, found.values())) <= 5000
+    sent = {of[2:]: value for of, value in found["datapath_edge_packets_total"].items() if of[1] == "sent"}
+    of_scan = {of: value for of, value in sent.items() if of[-1] == "scan"}
+    assert len(of_scan) < 100 and of_scan["shop", "other", "udp", "scan"] > 10_000
+    unplaced = found["datapath_unplaced_packets_total"][()]
+    assert sum(of_scan.values()) + unplaced >= 65_534 and found["datapath_series_folded"]["allowed",] > 10_000
+    assert sent["shop", "53", "udp", "quiet"] == 1
+    assert found["datapath_refused_packets_total"]["db", "shop", "udp", "DROP_IN", "scan"] == 2999
+    for name, values in first.items():
+        for of, value in values.items() if name.endswith("_total") else ():
+            assert found[name][of] >= value, f"{name} of {of} counts less than before"
+
+
+def test_a_file_of_metrics_is_replaced_in_one_step_and_others_may_read_it(shop: Shop) -> None:
+    folder = shop.host.folder / "collected"
+    folder.mkdir()
+    path = folder / "datapath.prom"
+    with path.open("w+") as before:
+        before.write("before\n")
+        before.flush()
+        assert shop.host.ctl(f"metrics --output {path}") == ""
+        before.seek(0)
+        assert before.read() == "before\n"
+    assert read(path.read_text())["datapath_programs_loaded"] == {(): 1}
+    assert path.stat().st_mode & 0o777 == 0o644 and os.listdir(folder) == [path.name]
+    refused = shop.host.refused(f"metrics --output {folder}/nowhere/datapath.prom")
+    assert refused.endswith(f"cannot write {folder}/nowhere/datapath.prom: No such file or directory")
+
+
+def test_programs_that_are_timed_say_what_they_cost(shop: Shop) -> None:
+    timing = libbpf.enable_stats()
+    try:
+        refuse(shop.cron, shop.db)
+    finally:
+        os.close(timing)
+    found = parsed(shop)
+    assert found["datapath_program_runs_total"]["from_container",] >= 1
+    assert 0 < found["datapath_program_seconds_total"]["from_container",] < 1

@@ -197,7 +197,16 @@ def test_several_ports_at_once(emptied: Host) -> None:
 
 LOOKS = (
     *("ps", "ps -a", "network ls", "network inspect bridge", "inspect host", "port ls", "ct ls", "ct stats"),
-    *("stats", "stats --format prometheus", "stats --reasons", "doctor", "version", "help", "ct flush"),
+    *(
+        "stats",
+        "stats --format prometheus",
+        "metrics",
+        "stats --reasons",
+        "doctor",
+        "version",
+        "help",
+        "ct flush",
+    ),
     *(
         "stop nothing",
         "rm nothing",

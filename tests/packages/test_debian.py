@@ -148,13 +148,13 @@ def test_the_manual_and_the_completion_are_found(installed: Machine) -> None:
 
 def test_the_units_are_as_systemd_wants_them(installed: Machine) -> None:
     assert installed.sh("systemctl is-enabled datapath.service") == "enabled"
-    for unit in ("datapathctl-agent.service", "datapath-doctor.timer"):
+    for unit in ("datapathctl-agent.service", "datapath-doctor.timer", "datapath-metrics.timer"):
         assert installed.try_(f"systemctl is-enabled {unit}").stdout == "disabled\n"
     # Each by itself: the units of others that they want are theirs.
     done = installed.try_(
         "cp /usr/share/doc/datapath/examples/web.env /run; mkdir -p /run/systemd/system\n"
         "systemd-analyze verify --recursive-errors=no /usr/lib/systemd/system/datapath*.service "
-        "/usr/lib/systemd/system/datapath-doctor.timer datapath@web.service; rm -r /run/systemd /run/web.env"
+        "/usr/lib/systemd/system/datapath-{doctor,metrics}.timer datapath@web.service; rm -r /run/systemd /run/web.env"
     )
     assert (done.returncode, done.stderr) == (0, "")
 
