@@ -513,7 +513,16 @@ struct conn {
 	__u32 backend; /* of the service that chose it, its number; 0: none has, or it is not known */
 	__u32 generation; /* of the policies that it was last judged by; 0: of none */
 	__u16 watched;	  /* number of the network in whose `edges` it is counted; 0: in none */
-	__u8 pad[6];
+	__u8 pad[2];
+	__u32 removals; /* what that of `removals` was when both parties were seen to be there */
+};
+
+/* removals: ARRAY of one. A connection whose endpoint has no row in `quotas` any more is none; whoever meets one looks, if
+ * endpoints have been removed since somebody has. */
+struct removals {
+	__u32 count; /* of endpoints that had connections */
+	__u32 begun; /* the count with which the conntrack GC began to look at all connections */
+	__u64 left;  /* how many it is still to look at for that */
 };
 
 /* ---- address translation ------------------------------------------------------- */
@@ -583,6 +592,7 @@ struct gc_timer {
 /* The mark of a test run of conn_gc */
 enum gc_order {
 	GC_TAKE_OVER = 1, /* the timer is to run this program from now on, whichever it runs */
+	GC_REMOVED = 2,	  /* an endpoint is gone, and its row in `quotas`: so are its connections */
 };
 
 /* ---- by way of the host's stack ------------------------------------------------- */

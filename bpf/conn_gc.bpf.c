@@ -15,6 +15,7 @@
 #define MOST		2048 /* connections a tick: takes well below a millisecond */
 #define FEWEST		512
 #define ROUND		32 /* ticks in which all are looked at, while MOST is enough for that */
+#define HURRY		(TICK / 10) /* until those of a removed endpoint are gone */
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -60,7 +61,7 @@ static long collect_one(__u32 index, struct gc_run *run)
 	if (!original || !(original->flags & CONN_ORIGINAL))
 		goto gone; /* flushed, or its endpoint was removed */
 	other = original->other;
-	if (!expired(run, &key, original, &other)) {
+	if (!conn_is_left(original) && !expired(run, &key, original, &other)) {
 		mapping_refresh(&key, original, run->now);
 		/* Its own place in the queue is free, unless another connection has taken it. */
 		if (!bpf_map_push_elem(&confirmed, &key, 0))
@@ -74,10 +75,25 @@ gone:
 	return 0;
 }
 
-/* How many are looked at in a tick. */
-static __always_inline __u32 share(__u64 queued)
+/* Are there connections to be looked at for the sake of an endpoint that was removed? */
+static __always_inline bool is_hurried(struct removals *row, __u64 queued)
 {
-	__u64 part = queued / ROUND;
+	__u32 count;
+
+	if (!row)
+		return false;
+	count = *(volatile __u32 *)&row->count;
+	if (row->begun != count) {
+		row->begun = count;
+		row->left = queued;
+	}
+	return row->left;
+}
+
+/* How many are looked at in a tick. */
+static __always_inline __u32 share(__u64 queued, bool hurried)
+{
+	__u64 part = hurried ? MOST : queued / ROUND;
 
 	if (part < FEWEST)
 		part = queued < FEWEST ? queued : FEWEST;
@@ -143,29 +159,41 @@ gone:
 static int collect(void *map, __u32 *index, struct gc_timer *timer)
 {
 	struct gc_run run = {.timer = timer, .now = bpf_ktime_get_ns()};
+	struct removals *row = bpf_map_lookup_elem(&removals, index);
+	bool hurried = is_hurried(row, timer->queued);
+	__u32 part = share(timer->queued, hurried);
 
 	/* At random: in a fixed order the turn of some connections might never come. */
 	run.thorough = timer->queued <= FEWEST || bpf_get_prandom_u32() % 8 == 0;
 
 	timer->ticked = run.now;
-	bpf_loop(share(timer->queued), collect_one, &run, 0);
+	bpf_loop(part, collect_one, &run, 0);
+	if (row)
+		row->left = row->left > part ? row->left - part : 0;
 	run.rest = bpf_map_lookup_elem(&flow_rest, index);
 	if (run.rest)
-		bpf_loop(share(run.rest->queued), tally_one, &run, 0);
-	bpf_timer_start(&timer->timer, TICK, 0);
+		bpf_loop(share(run.rest->queued, false), tally_one, &run, 0);
+	bpf_timer_start(&timer->timer, hurried ? HURRY : TICK, 0);
 	return 0;
 }
 
 /*
  * Returns 0: the timer runs; 1: it could not be started (for lack of memory: ask again). A timer
- * that runs keeps its program, unless the mark says to take it over.
+ * that runs keeps its program, unless the mark says to take it over. With that of a removed endpoint it counts that alone.
  */
 SEC("tc")
 int conn_gc(struct __sk_buff *skb)
 {
 	__u32 zero = 0;
 	struct gc_timer *timer = bpf_map_lookup_elem(&gc_timers, &zero);
+	struct removals *row;
 
+	if (skb->mark == GC_REMOVED) {
+		row = bpf_map_lookup_elem(&removals, &zero);
+		if (row)
+			__sync_fetch_and_add(&row->count, 1);
+		return 0;
+	}
 	if (!timer)
 		return 1;
 	if (skb->mark != GC_TAKE_OVER && timer->ticked &&

@@ -32,6 +32,7 @@ static __always_inline void conn_copy(struct conn *to, const struct conn *from)
 	to->backend = from->backend;
 	to->watched = from->watched;
 	to->generation = from->generation;
+	to->removals = from->removals;
 	to->flags = from->flags | CONN_CONFIRMED;
 	to->state = from->state > CONN_ESTABLISHED ? from->state : CONN_ESTABLISHED;
 	to->last_seen = bpf_ktime_get_ns();

@@ -3,7 +3,8 @@
  * Connections that are translated. Each has two entries, one per direction: original and reply,
  * keyed by the packet as it arrives. While only one side has spoken both are in `pending`, an LRU
  * in which a flood evicts nothing but other unanswered openings. Once both sides have spoken they
- * move to `conns`, where they stay until they time out (conn_gc.bpf.c) or their endpoint goes.
+ * move to `conns`, where they stay until they time out (conn_gc.bpf.c) or their endpoint goes. Nobody looks for those of
+ * an endpoint that goes: what is found of them by its key is deleted then, and the GC comes by.
  */
 #pragma once
 #include "lib/loads.h"
@@ -25,6 +26,13 @@ struct {
 	__type(key, struct tuple);
 	__type(value, struct conn);
 } conns SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct removals);
+} removals SEC(".maps");
 
 #define FIN_TAKEN_OVER 4 /* in `fin` */
 
@@ -110,14 +118,52 @@ static __noinline int reply_is_lost(const struct conn *conn)
 	       !bpf_map_lookup_elem(&conns, &conn->other);
 }
 
+/* Numbers of endpoints are never given twice, and each that may have connections has a row in `quotas`. */
+static __always_inline bool party_is_gone(__u32 party)
+{
+	return is_container(party) && party != PARTY_PEER && !quota_find(party);
+}
+
+/* Is one of the parties gone? If not, that is not asked again before the next one goes. */
+__noinline int conn_review(struct conn *conn, __u32 count)
+{
+	if (!conn)
+		return 0;
+	if (party_is_gone(conn->from_endpoint) || party_is_gone(conn->to_endpoint))
+		return 1;
+	conn->removals = count;
+	return 0;
+}
+
+/* Is it left of an endpoint that was removed? */
+static __always_inline bool conn_is_left(struct conn *conn)
+{
+	struct removals *row;
+	__u32 zero = 0, count;
+
+	row = bpf_map_lookup_elem(&removals, &zero);
+	if (!row)
+		return false;
+	/* Before the parties are looked for: one that goes meanwhile has another count. */
+	count = *(volatile __u32 *)&row->count;
+	return conn->removals != count && conn_review(conn, count);
+}
+
+__noinline int conn_forget(const struct tuple *key);
+
 static __always_inline struct conn *conn_find(const struct tuple *key)
 {
 	struct conn *conn = bpf_map_lookup_elem(&conns, key);
 
-	if (conn)
+	if (!conn) {
+		conn = bpf_map_lookup_elem(&pending, key);
+		if (!conn || reply_is_lost(conn))
+			return NULL;
+	}
+	if (!conn_is_left(conn))
 		return conn;
-	conn = bpf_map_lookup_elem(&pending, key);
-	return reply_is_lost(conn) ? NULL : conn;
+	conn_forget(key);
+	return NULL;
 }
 
 /* One that has just been opened; NULL: a flood has evicted it already. Another CPU, which has opened it too, may
@@ -182,7 +228,9 @@ __noinline int conn_forget(const struct tuple *key)
 	if (!key)
 		return 0;
 	own = *key;
-	conn = conn_find(&own);
+	conn = bpf_map_lookup_elem(&conns, &own);
+	if (!conn)
+		conn = bpf_map_lookup_elem(&pending, &own);
 	if (conn)
 		conn_delete(&own, conn, &other);
 	return 0;
@@ -216,6 +264,10 @@ __noinline int conn_room(void)
 		conn = bpf_map_lookup_elem(&pending, key);
 	if (!conn)
 		return CONN_FREE;
+	if (conn_is_left(conn)) {
+		conn_delete(key, conn, &room->conn.other);
+		return CONN_FREE;
+	}
 	if (is_question(conn, key->proto)) {
 		if (bpf_ktime_get_ns() - conn->last_seen < QUESTION_TIMEOUT)
 			return CONN_TAKEN;

@@ -51,7 +51,8 @@ static __always_inline void external_key_of(const struct tuple *reply, __be16 po
 static __always_inline bool external_is_live(const struct external *external, __u64 now)
 {
 	/* Another CPU may have read the clock later. */
-	return (__s64)(now - external->seen) < (__s64)MAPPING_TIMEOUT;
+	return (__s64)(now - external->seen) < (__s64)MAPPING_TIMEOUT &&
+	       !party_is_gone(external->endpoint);
 }
 
 static __always_inline bool external_is_of(const struct external *external, __u32 endpoint,

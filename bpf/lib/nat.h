@@ -360,6 +360,7 @@ __noinline int nat_open_outside(struct __sk_buff *skb, const struct packet *p,
 		return opened;
 	if (source)
 		return nat_open(skb, true, false);
+	conn_find(&sides->other); /* what is left of another endpoint goes */
 	opened = conn_open();
 	if (opened == CONN_JOINED)
 		quota_returns(device->endpoint);

@@ -8,32 +8,31 @@ and only what is shown becomes objects. The packet programs go on meanwhile: a c
 
 from __future__ import annotations
 
-import errno
 import functools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from datapath.dataplane.programs import Dataplane
-from datapath.errors import KernelError
-from datapath.kernel import abi, sockets
-from datapath.kernel.bpf_maps import BPF_EXIST, BPF_NOEXIST
+from datapath.kernel import abi
+from datapath.kernel.bpf_maps import BPF_EXIST
 from datapath.model.connections import STATES, Connection, ConnectionFilter
 from datapath.model.parsing import PROTOCOLS, Address, Prefix
 
 _OUTSIDE, _HOST = int(abi.OtherParty.PARTY_OUTSIDE), int(abi.OtherParty.PARTY_HOST)
-_ORIGINAL = int(abi.ConnFlag.CONN_ORIGINAL)
+_NO_ENDPOINTS = frozenset(int(party) for party in abi.OtherParty)
+ORIGINAL = int(abi.ConnFlag.CONN_ORIGINAL)
 _COUNTED = int(abi.ConnFlag.CONN_COUNTED)
 _SERVICE = int(abi.ConnFlag.CONN_SERVICE)
 _ESTABLISHED, _CLOSED = int(abi.ConnState.CONN_ESTABLISHED), int(abi.ConnState.CONN_CLOSED)
 _CLOSING = int(abi.ConnState.CONN_CLOSING)
-_CONN = abi.layout("conn").select(
+ROW = abi.layout("conn").select(
     *("other", "last_seen", "from_endpoint", "to_network", "to_endpoint", "flags", "state", "since"),
-    *("packets", "bytes"),
+    *("packets", "bytes", "removals"),
 )
 _TUPLE = abi.layout("tuple").select("src", "dst", "sport", "dport", "proto")
-_KEY_SIZE = abi.layout("tuple").size
+KEY_SIZE = abi.layout("tuple").size
 _NAMES = {number: name for name, number in PROTOCOLS.items()}
 _PROTO = abi.layout("tuple").offset("proto")
 _SPORT = slice(abi.layout("tuple").offset("sport"), abi.layout("tuple").offset("sport") + 2)
@@ -44,7 +43,6 @@ _STREAM = 2 * 10**9 >> 24  # in the unit of `since`
 
 # Connections of which only one side has spoken, and all others.
 TABLES = ("pending", "conns")
-_NEVER = 1  # NEVER of quotas.h
 
 
 def _endpoint(party: int) -> int:
@@ -68,6 +66,7 @@ class Original(NamedTuple):
     since: int
     packets: int
     octets: int
+    removals: int
 
     @property
     def arrived(self) -> bool:
@@ -97,13 +96,25 @@ class Original(NamedTuple):
 
 
 def originals(dataplane: Dataplane, table: str) -> Iterator[Original]:
-    """Every connection of a table, by its entry of the original direction."""
+    """Every connection of a table, by its entry of the original direction, but for those that are left of endpoints
+    that were removed."""
+    left = leftover(dataplane)
     for keys, values, _ in getattr(dataplane, table).batches():
         at = 0
-        for fields in _CONN.iter_unpack(values):
-            if fields[5] & _ORIGINAL:
-                yield Original(keys[at : at + _KEY_SIZE], *fields)
-            at += _KEY_SIZE
+        for fields in ROW.iter_unpack(values):
+            if fields[5] & ORIGINAL and not left(fields[2], fields[4], fields[10]):
+                yield Original(keys[at : at + KEY_SIZE], *fields)
+            at += KEY_SIZE
+
+
+def leftover(dataplane: Dataplane) -> Callable[[int, int, int], bool]:
+    """Whether a row of the tables is left of an endpoint that was removed, by its `from_endpoint`, `to_endpoint` and
+    `removals`: what the programs ask in conn_is_left() of conntrack.h."""
+    count = dataplane.removals[0].count if dataplane.has("removals") else 0
+    if not count:
+        return lambda sender, receiver, seen: False
+    there = _NO_ENDPOINTS.union(key.endpoint for key in dataplane.quotas)
+    return lambda sender, receiver, seen: seen != count and not (sender in there and receiver in there)
 
 
 def matcher(wanted: ConnectionFilter) -> Callable[[Original], bool]:
@@ -172,11 +183,11 @@ def _replies(dataplane: Dataplane, table: str, keys: set[bytes]) -> dict[bytes, 
     found = {}
     for packed, values, _ in getattr(dataplane, table).batches() if keys else ():
         at = 0
-        for fields in _CONN.iter_unpack(values):
-            key = packed[at : at + _KEY_SIZE]
-            if not fields[5] & _ORIGINAL and key in keys:
-                found[key] = fields[1], *fields[8:]
-            at += _KEY_SIZE
+        for fields in ROW.iter_unpack(values):
+            key = packed[at : at + KEY_SIZE]
+            if not fields[5] & ORIGINAL and key in keys:
+                found[key] = fields[1], *fields[8:10]
+            at += KEY_SIZE
     return found
 
 
@@ -245,11 +256,12 @@ def forget(dataplane: Dataplane, fits: Callable[[Original], bool]) -> int:
     for table in TABLES:
         found = [conn for conn in originals(dataplane, table) if fits(conn)]
         total += len(found)
-        _end(dataplane, table, found)
+        end(dataplane, table, found)
     return total
 
 
-def _end(dataplane: Dataplane, table: str, found: Sequence[Original]) -> None:
+def end(dataplane: Dataplane, table: str, found: Sequence[Original]) -> None:
+    """Deletes both entries of these connections of the table, and takes them off what they count for."""
     if not found:
         return
     # The reply's entries last: without them the others count as torn, and no packet takes them up again.
@@ -296,56 +308,6 @@ def recount(dataplane: Dataplane) -> None:
             rows.set(key, row._replace(conns=numbers[key.endpoint]))
 
 
-def open_quota(dataplane: Dataplane, number: int, *, new: bool = False) -> None:
-    """Makes the endpoint's row in `quotas`: the packet programs count only connections of endpoints that have one.
-    `new`: it cannot have connections yet."""
-    # Programs of another version may not say when it has the first one.
-    never = new and not dataplane.outdated
-    try:
-        dataplane.quotas.set(abi.quota_key(number), abi.quota(since=_NEVER if never else 0), BPF_NOEXIST)
-    except KernelError as error:
-        if error.errno != errno.EEXIST:
-            raise
-
-
-def forget_endpoint(dataplane: Dataplane, number: int) -> None:
-    """Deletes every connection and mapping that an endpoint takes part in, and its rows in `quotas` and `arrivals`."""
-    quota = dataplane.quotas.get(abi.quota_key(number))
-    never = quota is not None and quota.since == _NEVER
-    for table in () if never else TABLES:
-        found = []
-        # An entry whose counterpart was evicted belongs to no connection, but it may have the address still.
-        entries = []
-        for keys, values, _ in getattr(dataplane, table).batches():
-            at = 0
-            for fields in _CONN.iter_unpack(values):
-                if number in (fields[2], fields[4]):
-                    key = keys[at : at + _KEY_SIZE]
-                    entries.append(key)
-                    if fields[5] & _ORIGINAL:
-                        found.append(Original(key, *fields))
-                at += _KEY_SIZE
-        _end(dataplane, table, found)
-        getattr(dataplane, table).delete_raw(entries)
-    if not never:
-        _forget_mappings(dataplane, number)
-    dataplane.arrivals.discard([abi.arrival_key(number)])
-    dataplane.quotas.discard([abi.quota_key(number)])
-
-
-def _forget_mappings(dataplane: Dataplane, number: int) -> None:
-    """Frees the external ports of an endpoint."""
-    found = dataplane.externals.having("endpoint", number)
-    dataplane.externals.delete_many(found)
-    dataplane.mappings.delete_many(
-        [
-            abi.mapping_key(row.addr, key.addr, number, row.port, key.proto)
-            for key, row in found.items()
-            if row.port != key.port
-        ]
-    )
-
-
 def forget_refused(
     dataplane: Dataplane, endpoint: int, ports: frozenset[tuple[int, int]], admits: Callable[[Address], bool]
 ) -> int:
@@ -369,20 +331,3 @@ def forget_destinations(dataplane: Dataplane, addresses: frozenset[Address]) -> 
     or to the host itself. Returns how many."""
     packed = frozenset(map(abi.pack_address, addresses))
     return forget(dataplane, lambda conn: conn.to_endpoint != _OUTSIDE and conn.key[16:32] in packed)
-
-
-def forget_sockets(dataplane: Dataplane, addresses: Iterable[Address]) -> None:
-    """Ends the host's sockets that were connected to an endpoint at one of these addresses, which is gone: the next
-    holder of the address would get what they send."""
-    layout = abi.layout("socket_key")
-    cookie, address = layout.offset("cookie"), layout.offset("addr")
-    wanted = {abi.pack_address(one) for one in addresses}
-    found = [
-        key
-        for keys, _, count in dataplane.sockets.batches()
-        for key in (keys[i * layout.size : (i + 1) * layout.size] for i in range(count))
-        if key[address : address + 16] in wanted
-    ]
-    if found:
-        sockets.destroy(frozenset(int.from_bytes(key[cookie : cookie + 8], "little") for key in found))
-        dataplane.sockets.delete_raw(found)

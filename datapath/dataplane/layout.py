@@ -80,6 +80,7 @@ MAPS: Mapping[str, tuple[str | None, str]] = {
     "links": ("link_key", "link"),
     "pending": ("tuple", "conn"),
     "conns": ("tuple", "conn"),
+    "removals": (None, "removals"),
     "externals": ("external_key", "external"),
     "mappings": ("mapping_key", "mapping"),
     "contacts": ("contact_key", "contact"),

@@ -7,10 +7,11 @@ connections have counted that are shown by themselves is taken off them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from datapath.dataplane.connections import leftover
 from datapath.kernel import abi
 from datapath.model.connections import STATES
 from datapath.model.flows import ALLOWED, OUTSIDE, FlowHead, FlowLine
@@ -56,16 +57,23 @@ class Conns:
 
 def read(found: Dataplane, heads: Heads) -> Conns:
     """Those that are meant, both directions of each."""
-    conns = Conns()
+    conns, left = Conns(), leftover(found)
     for table in _TABLES:
         for keys, values, _ in getattr(found, table).batches():
             watched = _CONN.column(values, "watched")
             if any(watched):
-                _pick(conns, watched, keys, values, heads)
+                _pick(conns, watched, keys, values, heads, left)
     return conns
 
 
-def _pick(conns: Conns, watched: list[int], keys: bytes, values: bytes, heads: Heads) -> None:
+def _pick(
+    conns: Conns,
+    watched: list[int],
+    keys: bytes,
+    values: bytes,
+    heads: Heads,
+    left: Callable[[int, int, int], bool],
+) -> None:
     columns = zip(
         watched,
         _CONN.column(values, "flags"),
@@ -74,13 +82,13 @@ def _pick(conns: Conns, watched: list[int], keys: bytes, values: bytes, heads: H
         _CONN.column(values, "to_endpoint"),
         _CONN.column(values, "other", "sport"),
         _TUPLE.column(keys, "sport"),
+        _CONN.column(values, "removals"),
         strict=True,
     )
     about = [
-        (network, proto, sender, receiver, asked, 0)
-        if flags & _ORIGINAL
-        else (network, proto, receiver, sender, port, 0)
-        for network, flags, proto, sender, receiver, asked, port in columns
+        (0 if left(sender, receiver, seen) else network, proto)
+        + ((sender, receiver, asked, 0) if flags & _ORIGINAL else (receiver, sender, port, 0))
+        for network, flags, proto, sender, receiver, asked, port, seen in columns
     ]
     flags = _CONN.column(values, "flags")
     size = _TUPLE.size

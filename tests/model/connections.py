@@ -187,6 +187,13 @@ class Connections:
         self.table[connection.original] = Half(connection, True)
         self.table[connection.answer] = Half(connection, False)
 
+    def bury(self, number: int) -> bool:
+        """Those of an endpoint whose removal is complete are none. Whether there were any."""
+        found = [half.connection for half in self.table.values() if number in half.connection.numbers]
+        for connection in found:
+            self.forget(connection)
+        return bool(found)
+
     def forget(self, connection: Connection) -> None:
         for key in (connection.original, connection.answer):
             if key in self.table and self.table[key].connection is connection:

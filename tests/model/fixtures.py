@@ -107,6 +107,7 @@ class Programs:
     def __init__(self, host: Host, **settings: int) -> None:
         self.host = host
         self.programs: dict[str, int] = {}
+        self.buried = set[int]()  # numbers of endpoints whose removal is complete
         self.maps: dict[str, bpf_maps.Map] = {}
         self._tails: list[bpf_maps.RawMap] = []
         timeouts = [name for name, _ in ffi.typeof("struct config").fields if name.startswith("timeout_")]
@@ -156,6 +157,7 @@ class Programs:
 
     def fill(self, topology: Topology) -> None:
         """The maps as the control plane would leave them, without any connection."""
+        self.buried.clear()
         for name, m in self.maps.items():
             if name == "networks":
                 for number in range(1, 16):
@@ -335,6 +337,13 @@ class Programs:
                 self._backend(service, member)
         self._origins(topology, [member])
 
+    def bury(self, number: int) -> None:
+        """The removal of the endpoint that had the number is complete: its connections are none from now on."""
+        self.maps["quotas"].delete_many([abi.quota_key(number)])
+        row = self.maps["removals"][0]
+        self.maps["removals"][0] = row._replace(count=row.count + 1)
+        self.buried.add(number)
+
     def _origins(self, topology: Topology, members: list[Member]) -> None:
         """Of several of the host's ports for one of a container's, the first counts."""
         for (host, port, proto), published in reversed(topology.ports.items()):
@@ -343,11 +352,14 @@ class Programs:
                 self.maps["origins"][key] = abi.origin(port)
 
     def keys(self, name: str) -> set[bytes]:
-        """All keys of a map as they lie in memory."""
-        size = abi.layout("tuple").size
+        """All keys of one of the tables of connections as they lie in memory, but for those of buried endpoints."""
+        size, parties = abi.layout("tuple").size, abi.layout("conn").select("from_endpoint", "to_endpoint")
         found: set[bytes] = set()
-        for keys, _, count in self.maps[name].batches():
-            found.update(keys[i * size : (i + 1) * size] for i in range(count))
+        for keys, values, _ in self.maps[name].batches():
+            rows = parties.iter_unpack(values)
+            found.update(
+                keys[i * size : (i + 1) * size] for i, row in enumerate(rows) if not self.buried & {*row}
+            )
         return found
 
     def _network(self, net: Network) -> None:
@@ -394,6 +406,7 @@ class Programs:
 
     def _member(self, net: Network, slot: int, member: Member) -> None:
         index = self.host.index[member.name]
+        self.maps["quotas"][abi.quota_key(member.number)] = abi.quota()
         self.maps["devices"][abi.device_key(index)] = abi.device(
             kind=abi.DeviceKind.DEVICE_ENDPOINT,
             network=net.number,

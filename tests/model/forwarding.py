@@ -49,6 +49,12 @@ class Forwarding(Services):
         self.width = 0  # what its way takes that it is cut for, if it is
         self.met: Counter[Situation] = Counter()
 
+    def bury(self, number: int) -> None:
+        """The removal of the endpoint that had the number is complete: nothing is left of its connections."""
+        if self.connections.bury(number):
+            self._meet(Situation.BURIED)
+        self.nat.bury(number)
+
     def _meet(self, situation: Situation) -> None:
         """Before anything of the packet is remembered."""
         self.met[situation] += 1

@@ -89,8 +89,11 @@ def one_topology(seed: str, host: Host, programs: Programs, tally: Tally, order:
     for index in range(PACKETS):
         if index % 500 == 499 and rng.random() < 0.3:
             member = rng.choice(topology.members)
-            member.number += 1000
+            number, member.number = member.number, member.number + 1000
             programs.replace(topology, member)
+            if rng.random() < 0.5:
+                programs.bury(number)
+                comparison.reference.bury(number)
         if topology.services and index % 50 == 49 and rng.random() < 0.3:
             service = rng.choice(topology.services)
             state = rng.choice(("up", "up", "up", "down", "draining"))

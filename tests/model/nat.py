@@ -87,6 +87,15 @@ class Ports:
         self.by_internal: dict[Internal, list[Mapping]] = {}
         self.by_external: dict[External, Mapping] = {}
 
+    def bury(self, number: int) -> None:
+        """The external ports of an endpoint whose removal is complete are free."""
+        for external, mapping in [*self.by_external.items()]:
+            if mapping.internal[0] == number:
+                del self.by_external[external]
+        for internal in [*self.by_internal]:
+            if internal[0] == number:
+                del self.by_internal[internal]
+
     # ---- masquerading --------------------------------------------------------------------------------------
 
     def masquerade(self, opening: Opening, sender: Member, source: bytes) -> Expected | None:

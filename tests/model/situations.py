@@ -54,6 +54,7 @@ class Situation(StrEnum):
     DETOUR = "forwarded by the host: the answer to what was sent to a port of its own, or an error about it"
     TUNNEL_IN = "from a device without Ethernet headers, to a container"
     TUNNEL_OUT = "out by a device without Ethernet headers"
+    BURIED = "an endpoint with connections is removed, and another one has its address"
     PEER_OUT = "to a member of an overlay network on another host"
     PEER_WIDTH = "and too big for the tunnel"
     PEER_IN = "from one, to a member here"

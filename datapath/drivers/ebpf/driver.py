@@ -14,7 +14,7 @@ from dataclasses import replace
 from ipaddress import ip_interface
 from typing import Any, ClassVar
 
-from datapath.dataplane import connections, entries, structs
+from datapath.dataplane import connections, entries, removal, structs
 from datapath.dataplane.convert import to_abi
 from datapath.dataplane.programs import Dataplane
 from datapath.drivers.base import JoinInfo, Repair, attempt, report
@@ -150,7 +150,7 @@ class EbpfBridge(PairDriver):
         wanted = entries.endpoint_entries(network, endpoint)
         self._limit(wanted.limits)
         dataplane.devices[wanted.device[0]] = to_abi(wanted.device[1])
-        connections.open_quota(dataplane, endpoint.number, new=new)
+        removal.open_quota(dataplane, endpoint.number, new=new)
         dataplane.attach("from_container", endpoint.host_ifindex)
         dataplane.endpoints.update_many(wanted.endpoints)
         if wanted.routers and dataplane.has("routers"):
@@ -209,9 +209,9 @@ class EbpfBridge(PairDriver):
         if dataplane is not None:
             if ifindex:  # after the device: giving up a tcx link makes the kernel detach it, and wait
                 dataplane.detach("from_container", ifindex, device_gone=True)
-            connections.forget_endpoint(dataplane, endpoint.number)
+            removal.forget_endpoint(dataplane, endpoint.number)
             services.forget_loads(dataplane, endpoint)
-            connections.forget_sockets(dataplane, [a.ip for a in (endpoint.ipv4, endpoint.ipv6) if a])
+            removal.forget_sockets(dataplane, [a.ip for a in (endpoint.ipv4, endpoint.ipv6) if a])
         report(failures, f"endpoint {endpoint.id[:12]} could not be removed completely")
 
     def open_links(self, network: Network, links: Mapping[structs.LinkKey, structs.LinkValue]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from datapath.dataplane import connections
+from datapath.dataplane import removal
 from datapath.dataplane.convert import to_abi
 from datapath.dataplane.layout import SOCKET_HOOKS, TAILS, XDP_HOOK
 from datapath.drivers.base import Repair, Repairing
@@ -56,7 +56,7 @@ def _write_row(work: Repairing, finding: Finding) -> None:
         case "xfrm_policies":
             rows[to_abi(key)] = to_abi(value)
         case "quotas":
-            connections.open_quota(dataplane, key[0])
+            removal.open_quota(dataplane, key[0])
         case "addresses" | "local_prefixes":
             rows[key] = abi.address()
         case "names" | "long_names" | "name_sets" | "resolvers" | "subnets":
@@ -78,7 +78,7 @@ def _delete_row(work: Repairing, finding: Finding) -> None:
         case "tunnel":
             dataplane.tunnel[0] = abi.tunnel()
         case "quotas":
-            connections.forget_endpoint(dataplane, key[0])
+            removal.forget_endpoint(dataplane, key[0])
         case "flows" | "edges":
             flows.forget_rows(dataplane, name, key[0])
         case "xfrm_policies" | "names" | "long_names":
