@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures: the devices once, the programs once a module, a clean connection table for every test."""
+"""Fixtures: the devices once, programs as they are when they have just been loaded for every module, a clean connection
+table for every test."""
 
 from __future__ import annotations
 
 import functools
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -13,7 +15,7 @@ pytest.register_assert_rewrite("tests.bpf.fixtures")
 
 from datapath.kernel import netns  # noqa: E402
 from tests.bpf import ipsec  # noqa: E402
-from tests.bpf.fixtures import Programs, Topology, booted_for  # noqa: E402
+from tests.bpf.fixtures import Copies, Programs, Topology, booted_for  # noqa: E402
 
 MakePrograms = Callable[..., Programs]
 COMMON = ("from_container", "from_uplink", "conn_gc")
@@ -30,6 +32,14 @@ def topology() -> Iterator[Topology]:
     made.close()
 
 
+@pytest.fixture(scope="session")
+def copies(topology: Topology) -> Iterator[Copies]:
+    """Lends programs to modules and tests: `with copies.lent(objects=…) as programs`."""
+    made = Copies(topology)
+    yield made
+    made.close()
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A module with BOTH_UPLINKS is run twice: what arrives from outside has an Ethernet header, and has none. A test
     marked `ethernet` needs what a test run does not have without one: segments, sums of the device, the way in again of
@@ -42,10 +52,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="module")
-def loaded(topology: Topology, request: pytest.FixtureRequest) -> Iterator[Programs]:
-    made = Programs(topology, bare=getattr(request, "param", False))
-    yield made
-    made.close()
+def loaded(copies: Copies, request: pytest.FixtureRequest) -> Iterator[Programs]:
+    with copies.lent(bare=getattr(request, "param", False)) as made:
+        yield made
 
 
 @pytest.fixture
@@ -57,18 +66,15 @@ def programs(topology: Topology, loaded: Programs) -> Iterator[Programs]:
 
 
 @pytest.fixture
-def make_programs(topology: Topology) -> Iterator[MakePrograms]:
+def make_programs(topology: Topology, copies: Copies) -> Iterator[MakePrograms]:
     """Programs of the test's own, with other map sizes or settings: those that containers and the outside meet."""
-    made: list[Programs] = []
+    with ExitStack() as stack:
 
-    def make(**how: object) -> Programs:
-        made.append(Programs(topology, **{"objects": COMMON, **how}))  # type: ignore[arg-type]
-        return made[-1]
+        def make(**how: object) -> Programs:
+            return stack.enter_context(copies.lent(**{"objects": COMMON, **how}))
 
-    with netns.enter(topology.host):
-        yield make
-    for one in made:
-        one.close()
+        with netns.enter(topology.host):
+            yield make
 
 
 @pytest.fixture

@@ -112,6 +112,11 @@ SIZES = {
     "admissions": 1024,
 }
 
+FROM_OUTSIDE = "from_uplink"
+_QUEUES = ("confirmed", "flow_queue")
+_NOT_RESTORED = {"epoch", "config", "gc_timers"}  # it only grows; nobody writes it; see `restore`
+_KEPT = 6  # copies of the programs that nobody uses
+
 
 def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
     """AssertionError if it is not so in time."""
@@ -432,6 +437,25 @@ def _is_empty(table: bpf_maps.Map) -> bool:
     return bool(found)
 
 
+def rows_of(table: bpf_maps.RawMap) -> dict[bytes, bytes]:
+    """Key -> value, as they lie in memory."""
+    found: dict[bytes, bytes] = {}
+    for keys, values, count in table.batches():
+        if count:
+            each = (bpf_maps.cut(packed, len(packed) // count) for packed in (keys, values))
+            found.update(zip(*each, strict=True))
+    return found
+
+
+def _rewrite(table: bpf_maps.RawMap, wanted: Mapping[bytes, bytes]) -> None:
+    """These are the map's rows, and no others."""
+    present = rows_of(table)
+    if not table.is_array:
+        table.delete_raw(present.keys() - wanted.keys())
+    stale = {key: value for key, value in wanted.items() if present.get(key) != value}
+    table.update_raw(b"".join(stale), b"".join(stale.values()))
+
+
 def _new_namespace() -> int:
     own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -484,7 +508,7 @@ class Programs:
         sizes: Mapping[str, int] | None = None,
         nat_ports: tuple[int, int] = (NAT_FIRST, NAT_LAST),
         bare: bool = False,
-        outside: str = "from_uplink",
+        outside: str = FROM_OUTSIDE,
         **settings: int,
     ) -> None:
         self.topology = topology
@@ -493,6 +517,7 @@ class Programs:
         self.events_fd = -1
         self.tails: bpf_maps.RawMap | None = None
         self.ways: bpf_maps.RawMap | None = None
+        self.queues: dict[str, bpf_maps.RawMap] = {}
         self.bare, self.outside = bare, outside
         config = abi.config(
             **{
@@ -518,6 +543,31 @@ class Programs:
         if "host" in self.maps:
             self.maps["host"][0] = abi.host(nat_port_first=nat_ports[0], nat_port_last=nat_ports[1])
         self._fill()
+        self._seen = self._counts()
+        self._filled = {name: self._rows_of(name) for name in self.maps.keys() - _NOT_RESTORED}
+
+    def _rows_of(self, name: str) -> dict[bytes, bytes]:
+        return {} if _is_empty(self.maps[name]) else rows_of(self.maps[name])
+
+    def restore(self) -> None:
+        """Every map is as it was when this had been made, and the GC does not run: what comes next cannot tell the
+        programs from others that have just been loaded. (What is in the maps that are nowhere named here does not last
+        longer than a packet; `epoch` only ever grows.)"""
+        settle()
+        timers, none = self.maps.get("gc_timers"), bytes(ffi.sizeof("struct gc_timer"))
+        if timers and timers.lookup_raw(bpf_maps.number(0)) != none:
+            timers.set_raw(bpf_maps.number(0), none)  # it cancels the timer that was in the row
+            settle()  # and a tick that had begun has ended
+        for queue in self.queues.values():
+            while queue.pop_raw() is not None:
+                pass
+        for name, rows in self._filled.items():
+            if self._rows_of(name) != rows:
+                _rewrite(self.maps[name], rows)
+                assert self._rows_of(name) == rows, f"{name} was not restored"
+        self.fill_tails()
+        if self.events_fd >= 0:
+            libbpf.consume_events(self.events_fd, lambda event: None)
         self._seen = self._counts()
 
     def _load_bare(self) -> None:
@@ -549,6 +599,8 @@ class Programs:
                 self.tails = bpf_maps.RawMap(fd, name, 4, 4)
             elif name == "ways" and self.ways is None:
                 self.ways = bpf_maps.RawMap(fd, name, 4, bpf_maps.map_info(fd, name).value_size)
+            elif name in _QUEUES and name not in self.queues:
+                self.queues[name] = bpf_maps.RawMap(fd, name, 0, bpf_maps.map_info(fd, name).value_size)
             elif name == "gc_timers":  # a timer lives as long as somebody has its map
                 self.maps[name] = bpf_maps.Map(fd, name, None, "gc_timer")
             else:
@@ -557,7 +609,7 @@ class Programs:
     def close(self) -> None:
         for fd in (*self.fds.values(), self.events_fd):
             os.close(fd)
-        for m in self.maps.values():
+        for m in (*self.maps.values(), *self.queues.values()):
             m.close()
         for own in filter(None, (self.tails, self.ways)):
             own.close()
@@ -780,3 +832,47 @@ class Programs:
     def table(self, name: str) -> dict[Any, Any]:
         """`pending` or `conns`: key -> conn."""
         return dict(self.maps[name].read_all())
+
+
+class Copies:
+    """Copies of the programs, each of one test or module at a time. The kernel's look at the programs takes most of a
+    test's time, and in an emulated machine half a minute: so who wants the same as another before gets that one's
+    copy, with every map restored."""
+
+    def __init__(self, topology: Topology) -> None:
+        self._topology = topology
+        self._idle: list[tuple[dict[str, Any], Programs]] = []  # how they were made; the latest last
+
+    @contextlib.contextmanager
+    def lent(self, **how: Any) -> Iterator[Programs]:
+        """A copy that is as `Programs(topology, **how)` would be."""
+        how = {"objects": OBJECTS, "bare": False, **how}
+        outside = how.pop("outside", FROM_OUTSIDE)  # it only says which of the programs is run
+        programs = self._take(how)
+        programs.outside = outside
+        try:
+            yield programs
+        finally:
+            self._give_back(how, programs)
+
+    def _take(self, how: dict[str, Any]) -> Programs:
+        for place, (made, programs) in enumerate(self._idle):
+            if made == how:
+                del self._idle[place]
+                return programs
+        return Programs(self._topology, **how)
+
+    def _give_back(self, how: dict[str, Any], programs: Programs) -> None:
+        try:
+            programs.restore()
+        except BaseException:
+            programs.close()
+            raise
+        self._idle.append((how, programs))
+        while len(self._idle) > _KEPT:
+            self._idle.pop(0)[1].close()
+
+    def close(self) -> None:
+        for _, programs in self._idle:
+            programs.close()
+        self._idle.clear()

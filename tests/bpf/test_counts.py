@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from datapath.kernel import abi, netns
+from datapath.kernel import abi
 from tests.bpf import packets as p
 from tests.bpf import services as s
 from tests.bpf.fixtures import (
@@ -19,10 +19,10 @@ from tests.bpf.fixtures import (
     HOST6,
     OUTSIDE,
     OUTSIDE6,
+    Copies,
     Member,
     Programs,
     Sender,
-    Topology,
     outside_sends,
 )
 
@@ -41,11 +41,9 @@ class Sums(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def loaded(topology: Topology) -> Iterator[Programs]:
-    with netns.enter(topology.host):
-        made = Programs(topology, objects=s.SERVICE_OBJECTS)
+def loaded(copies: Copies) -> Iterator[Programs]:
+    with copies.lent(objects=s.SERVICE_OBJECTS) as made:
         yield made
-        made.close()
 
 
 @pytest.fixture(autouse=True)

@@ -10,21 +10,30 @@ from ipaddress import ip_address
 import pytest
 
 from datapath.dataplane.overlay_entries import aliases
-from datapath.kernel import abi, netns
+from datapath.kernel import abi
 from tests.bpf import overlay as o
 from tests.bpf import packets as p
-from tests.bpf.fixtures import A1, NET1, NEXT_HOP_MAC, REDIRECT, SHOT, UPLINK_MAC, Programs, Reason, Topology
+from tests.bpf.fixtures import (
+    A1,
+    NET1,
+    NEXT_HOP_MAC,
+    REDIRECT,
+    SHOT,
+    UPLINK_MAC,
+    Copies,
+    Programs,
+    Reason,
+    Topology,
+)
 
 UDP, ANSWER = p.udp(1000, 53), p.udp(53, 1000)
 both = pytest.mark.parametrize("version", [4, 6])
 
 
 @pytest.fixture(scope="module")
-def loaded(topology: Topology) -> Iterator[Programs]:
-    with netns.enter(topology.host):
-        made = Programs(topology, objects=o.TUNNEL_OBJECTS, bare=True)
+def loaded(copies: Copies) -> Iterator[Programs]:
+    with copies.lent(objects=o.TUNNEL_OBJECTS, bare=True) as made:
         yield made
-        made.close()
 
 
 @pytest.fixture(autouse=True)

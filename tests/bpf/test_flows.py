@@ -18,7 +18,7 @@ import pytest
 from datapath.dataplane.layout import EPOCH_MAPS, LIMIT_DIRECTIONS, MAPS, TOLD_MAPS
 from datapath.dataplane.pins import watch
 from datapath.errors import KernelError
-from datapath.kernel import abi, bpf_maps, libbpf, netns
+from datapath.kernel import abi, bpf_maps, libbpf
 from tests.bpf import overlay as o
 from tests.bpf import packets as p
 from tests.bpf.fixtures import (
@@ -32,6 +32,7 @@ from tests.bpf.fixtures import (
     REDIRECT,
     UNSPEC,
     UPLINK_MAC,
+    Copies,
     Programs,
     Reason,
     Topology,
@@ -123,11 +124,9 @@ def arriving(way: Way, programs: Programs) -> Way:
 
 
 @pytest.fixture(scope="module")
-def loaded(topology: Topology) -> Iterator[Programs]:
-    with netns.enter(topology.host):
-        made = Programs(topology, objects=(*o.TUNNEL_OBJECTS, "from_parent"))
+def loaded(copies: Copies) -> Iterator[Programs]:
+    with copies.lent(objects=(*o.TUNNEL_OBJECTS, "from_parent")) as made:
         yield made
-        made.close()
 
 
 @pytest.fixture(autouse=True)

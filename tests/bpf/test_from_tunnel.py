@@ -20,9 +20,9 @@ from tests.bpf.fixtures import (
     SHOT,
     UNSPEC,
     UPLINK_MAC,
+    Copies,
     Programs,
     Reason,
-    Topology,
     outside_sends,
 )
 from tests.bpf.ipsec import Policies, policy
@@ -31,10 +31,9 @@ SYN = p.tcp(9, 8081, p.SYN)
 
 
 @pytest.fixture(scope="module")
-def loaded(topology: Topology) -> Iterator[Programs]:
-    made = Programs(topology, bare=True, sample=1)
-    yield made
-    made.close()
+def loaded(copies: Copies) -> Iterator[Programs]:
+    with copies.lent(bare=True, sample=1) as made:
+        yield made
 
 
 @pytest.mark.parametrize("inner", [outside_sends(HOST, SYN), outside_sends(HOST6, SYN)], ids=["IPv4", "IPv6"])

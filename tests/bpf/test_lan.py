@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
@@ -24,6 +25,7 @@ from tests.bpf.fixtures import (
     OUTSIDE6,
     UPLINK,
     UPLINK_MAC,
+    Copies,
     Flag,
     Programs,
     Reason,
@@ -49,16 +51,17 @@ def told(loaded: Programs, flags: int) -> None:
     loaded.maps["networks"][NET1.number] = known._replace(flags=flags, gateway4=none, gateway6=none)
 
 
-def at_the_parent(topology: Topology, program: str) -> Programs:
+@contextlib.contextmanager
+def at_the_parent(copies: Copies, topology: Topology, program: str) -> Iterator[Programs]:
     """The programs, of which that one is at the uplink: the parent of NET1, with the host's addresses."""
-    made = Programs(topology, outside=program)
-    index = topology.index[UPLINK]
-    made.maps["devices"][abi.device_key(index)] = abi.device(
-        kind=abi.DeviceKind.DEVICE_PARENT, network=NET1.number, addr4=HOST, addr6=HOST6
-    )
-    for address in (HOST, HOST6):
-        made.maps["addresses"][abi.address_key(address)] = abi.address()
-    return made
+    with copies.lent(outside=program) as made:
+        index = topology.index[UPLINK]
+        made.maps["devices"][abi.device_key(index)] = abi.device(
+            kind=abi.DeviceKind.DEVICE_PARENT, network=NET1.number, addr4=HOST, addr6=HOST6
+        )
+        for address in (HOST, HOST6):
+            made.maps["addresses"][abi.address_key(address)] = abi.address()
+        yield made
 
 
 def on_its_link(programs: Programs, topology: Topology, flags: int) -> Programs:
@@ -69,10 +72,9 @@ def on_its_link(programs: Programs, topology: Topology, flags: int) -> Programs:
 
 
 @pytest.fixture(scope="module")
-def loaded(topology: Topology) -> Iterator[Programs]:
-    made = at_the_parent(topology, "from_parent")
-    yield made
-    made.close()
+def loaded(copies: Copies, topology: Topology) -> Iterator[Programs]:
+    with at_the_parent(copies, topology, "from_parent") as made:
+        yield made
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from tests.bpf.fixtures import (
     NEXT_HOP,
     OUTSIDE,
     UPLINK_MAC,
+    Copies,
     Flag,
     Programs,
     Reason,
@@ -47,10 +48,9 @@ UDP, TCP = p.udp(9, 53, b"data"), p.tcp(9, 80, p.SYN)
 
 
 @pytest.fixture(scope="module")
-def loaded(topology: Topology) -> Iterator[Programs]:
-    made = at_the_parent(topology, "to_parent")
-    yield made
-    made.close()
+def loaded(copies: Copies, topology: Topology) -> Iterator[Programs]:
+    with at_the_parent(copies, topology, "to_parent") as made:
+        yield made
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from datapath.kernel import abi, netns
+from datapath.kernel import abi
 from tests.bpf import overlay as o
 from tests.bpf import packets as p
 from tests.bpf.fixtures import (
@@ -26,6 +26,7 @@ from tests.bpf.fixtures import (
     SHOT,
     UNSPEC,
     UPLINK_MAC,
+    Copies,
     Programs,
     Reason,
     Topology,
@@ -38,11 +39,9 @@ GATEWAYS: dict[int, p.Address] = {4: NET1.gateway, 6: NET1.gateway6}
 
 
 @pytest.fixture(scope="module")
-def loaded(topology: Topology) -> Iterator[Programs]:
-    with netns.enter(topology.host):
-        made = Programs(topology, objects=o.TUNNEL_OBJECTS)
+def loaded(copies: Copies) -> Iterator[Programs]:
+    with copies.lent(objects=o.TUNNEL_OBJECTS) as made:
         yield made
-        made.close()
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,6 @@ import pytest
 
 from datapath.dataplane.convert import to_abi
 from datapath.dataplane.structs import ResolverKey, ResolverValue, UpstreamValue
-from datapath.kernel import netns
 from datapath.model.policies import Member as Container
 from tests.bpf import overlay as o
 from tests.bpf import packets as p
@@ -26,6 +25,7 @@ from tests.bpf.fixtures import (
     OUTSIDE,
     REDIRECT,
     SHOT,
+    Copies,
     Programs,
     Reason,
     Topology,
@@ -40,11 +40,9 @@ CLIENT = 40000
 
 
 @pytest.fixture(scope="module")
-def loaded(topology: Topology) -> Iterator[Programs]:
-    with netns.enter(topology.host):
-        made = Programs(topology, objects=(*o.TUNNEL_OBJECTS, "to_service"))
+def loaded(copies: Copies) -> Iterator[Programs]:
+    with copies.lent(objects=(*o.TUNNEL_OBJECTS, "to_service")) as made:
         yield made
-        made.close()
 
 
 @pytest.fixture(autouse=True)

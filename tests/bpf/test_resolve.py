@@ -30,10 +30,10 @@ from tests.bpf.fixtures import (
     NET3,
     REDIRECT,
     SHOT,
+    Copies,
     Member,
     Programs,
     Reason,
-    Topology,
 )
 
 OBJECTS = ("from_container", "resolve", "conn_gc")
@@ -42,13 +42,12 @@ LOOPBACK = IPv4Address("127.0.0.1")
 
 
 @pytest.fixture(scope="module")
-def loaded(topology: Topology) -> Iterator[Programs]:
+def loaded(copies: Copies) -> Iterator[Programs]:
     """a1 sees network 1 and may ask an upstream, a3 sees networks 1 and 2 and names of its own, c1 is in an internal
     network; a2 and d1 have no resolver."""
-    made = Programs(topology, objects=OBJECTS)
-    n.fill(made)
-    yield made
-    made.close()
+    with copies.lent(objects=OBJECTS) as made:
+        n.fill(made)
+        yield made
 
 
 class Way(NamedTuple):

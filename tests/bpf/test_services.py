@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from datapath.kernel import abi, netns
+from datapath.kernel import abi
 from tests.bpf import packets as p
 from tests.bpf import services as s
 from tests.bpf.fixtures import (
@@ -29,10 +29,10 @@ from tests.bpf.fixtures import (
     REDIRECT,
     SHOT,
     UNSPEC,
+    Copies,
     Member,
     Programs,
     Reason,
-    Topology,
     booted_for,
     host_says,
     outside_sends,
@@ -45,11 +45,9 @@ OUTSIDES: dict[int, p.Address] = {4: OUTSIDE, 6: OUTSIDE6}
 
 
 @pytest.fixture(scope="module")
-def loaded(topology: Topology) -> Iterator[Programs]:
-    with netns.enter(topology.host):
-        made = Programs(topology, objects=s.SERVICE_OBJECTS)
+def loaded(copies: Copies) -> Iterator[Programs]:
+    with copies.lent(objects=s.SERVICE_OBJECTS) as made:
         yield made
-        made.close()
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import pytest
 
 from datapath.dataplane.layout import SERVICE_DSR
 from datapath.dataplane.overlay_entries import aliases
-from datapath.kernel import abi, netns
+from datapath.kernel import abi
 from tests.bpf import overlay as o
 from tests.bpf import packets as p
 from tests.bpf import services as s
@@ -26,6 +26,7 @@ from tests.bpf.fixtures import (
     OUTSIDE,
     REDIRECT,
     SHOT,
+    Copies,
     Member,
     Programs,
     Reason,
@@ -44,11 +45,9 @@ SYN_ACK = p.SYN | p.ACK
 
 
 @pytest.fixture(scope="module")
-def loaded(topology: Topology) -> Iterator[Programs]:
-    with netns.enter(topology.host):
-        made = Programs(topology, objects=(*o.TUNNEL_OBJECTS, "to_service"))
+def loaded(copies: Copies) -> Iterator[Programs]:
+    with copies.lent(objects=(*o.TUNNEL_OBJECTS, "to_service")) as made:
         yield made
-        made.close()
 
 
 @pytest.fixture(autouse=True)

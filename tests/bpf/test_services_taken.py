@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from datapath.dataplane.layout import SERVICE_DSR
-from datapath.kernel import abi, netns
+from datapath.kernel import abi
 from tests.bpf import overlay as o
 from tests.bpf import packets as p
 from tests.bpf import services as s
@@ -23,10 +23,10 @@ from tests.bpf.fixtures import (
     LO,
     NET1,
     REDIRECT,
+    Copies,
     Outcome,
     Programs,
     Reason,
-    Topology,
     host_says,
     outside_sends,
 )
@@ -41,11 +41,9 @@ OUTER = 14 + 20 + 16 + 14  # bytes of the headers before a packet in a tunnel ov
 
 
 @pytest.fixture(scope="module")
-def loaded(topology: Topology) -> Iterator[Programs]:
-    with netns.enter(topology.host):
-        made = Programs(topology, objects=(*o.TUNNEL_OBJECTS, "to_service"))
+def loaded(copies: Copies) -> Iterator[Programs]:
+    with copies.lent(objects=(*o.TUNNEL_OBJECTS, "to_service")) as made:
         yield made
-        made.close()
 
 
 @pytest.fixture(autouse=True)

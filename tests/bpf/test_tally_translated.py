@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from datapath.kernel import abi, netns
+from datapath.kernel import abi
 from tests.bpf import packets as p
 from tests.bpf import services as s
 from tests.bpf.fixtures import (
@@ -25,10 +25,10 @@ from tests.bpf.fixtures import (
     NET2,
     OUTSIDE,
     OUTSIDE6,
+    Copies,
     Member,
     Programs,
     Sender,
-    Topology,
     host_says,
     outside_sends,
 )
@@ -47,11 +47,9 @@ Counted = tuple[int, int, int, int, int]
 
 
 @pytest.fixture(scope="module")
-def loaded(topology: Topology) -> Iterator[Programs]:
-    with netns.enter(topology.host):
-        made = Programs(topology, objects=s.SERVICE_OBJECTS)
+def loaded(copies: Copies) -> Iterator[Programs]:
+    with copies.lent(objects=s.SERVICE_OBJECTS) as made:
         yield made
-        made.close()
 
 
 @pytest.fixture(autouse=True)

@@ -26,6 +26,7 @@ from tests.bpf.fixtures import (
     UPLINK_MAC,
     XDP_DROP,
     XDP_PASS,
+    Copies,
     Programs,
     Reason,
     Topology,
@@ -173,10 +174,9 @@ def test_rules_change_at_run_time(denying: Programs) -> None:
 
 
 @pytest.fixture(scope="module")
-def limiting(topology: Topology) -> Iterator[Programs]:
-    made = Programs(topology, flood_rate=RATE, flood_burst=BURST)
-    yield made
-    made.close()
+def limiting(copies: Copies) -> Iterator[Programs]:
+    with copies.lent(flood_rate=RATE, flood_burst=BURST) as made:
+        yield made
 
 
 @pytest.fixture
