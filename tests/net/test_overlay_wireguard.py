@@ -19,7 +19,18 @@ import pytest
 from datapath.kernel import features
 from datapath.store import tunnel_keys
 from tests.net import faults, forked, look, wireguard_go
-from tests.net.cluster import NETWORK, NETWORK6, OUTSIDE, STORE, Cluster, Member, agents, remove, rows
+from tests.net.cluster import (
+    NETWORK,
+    NETWORK6,
+    OUTSIDE,
+    STORE,
+    Cluster,
+    Member,
+    agents,
+    remotes,
+    remove,
+    rows,
+)
 from tests.net.hosts import Namespace, ask, echo_server, eventually, pinging, reaches, sent_and_lost
 from tests.net.services import by_one_port, heard, serve
 from tests.net.test_doctor import doctor, failed_checks
@@ -75,8 +86,15 @@ def pair(cluster: Cluster, folder: Path) -> Iterator[Cluster]:
     with agents(cluster.hosts):
         cluster[0].run("a", "--network ov")
         cluster[1].run("b", "--network ov")
+        heard_of_b(cluster)
         yield cluster
         clear(cluster)
+
+
+def heard_of_b(cluster: Cluster) -> None:
+    """Waits until the first host's agent has heard of the second one's container, which knows of the first's itself."""
+    with eventually() as until:
+        until(lambda: "b" in remotes(cluster[0]))
 
 
 def key_of(host: Member) -> str:
@@ -513,6 +531,7 @@ def test_s31_the_device_goes_with_the_last_encrypted_network(pair: Cluster) -> N
     pair[0].ctl("network create -d overlay -o com.datapath.transport=wireguard ov")
     pair[0].run("a", "--network ov")
     pair[1].run("b", "--network ov")
+    heard_of_b(pair)
     well(pair)
     pair[0].ctl("network rm clear")
     assert [tunnel_keys.read(folder) != () for folder in clear_of] == [True, True]
