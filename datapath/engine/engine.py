@@ -253,7 +253,7 @@ class Engine:
     def remove_all(self, tx: Transaction, failures: list[Exception]) -> None:
         """Takes every endpoint, network, program and pin away, and the state; ExceptionGroup: `failures` and those
         that come here. The transaction is a leaving one, and owners have taken away what is theirs."""
-        from datapath.engine import endpoints, joining, services
+        from datapath.engine import endpoints, services, spanning
 
         def attempt(step: Callable[[], object]) -> None:
             try:
@@ -270,8 +270,9 @@ class Engine:
             attempt(lambda n=network: networks.teardown(tx, n))  # type: ignore[misc]
         for part, view in tx.parts():
             attempt(lambda p=part, v=view: p.remove(v))  # type: ignore[misc]
-        attempt(lambda: joining.leave(tx))
+        attempt(lambda: spanning.leave(tx))
         if failures:
+            tx.context.unusable = True  # the programs are gone, or the next command has to take them away
             raise ExceptionGroup("not everything could be taken away", failures)
         ports.reserve(tx)
         tx.store.destroy()

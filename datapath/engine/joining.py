@@ -123,16 +123,3 @@ def follow_underlay(tx: Transaction) -> None:
 def cluster_id(tx: Transaction) -> str:
     """Which cluster this host is a member of; "": of none."""
     return tx.store.note(_ID) or ""
-
-
-def leave(tx: Transaction) -> None:
-    """This host, which has no networks of the cluster any more, is no member of it."""
-    own = me(tx)
-    if own is None or not tx.link.configured:
-        return
-    from datapath.cluster import members
-
-    try:
-        members.leave(tx.link.store("leaving the cluster"), own.id)
-    except StateError as error:
-        tx.warn(f"{error}: use `datapathctl cluster forget {own.name}` on another host")

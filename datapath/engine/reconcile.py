@@ -14,12 +14,12 @@ from typing import NamedTuple
 from datapath.drivers import registry
 from datapath.drivers.base import Repair, Repairing
 from datapath.drivers.comparison import Comparison
-from datapath.engine import doctor, endpoints, policies, ports, service_news
+from datapath.engine import cluster, doctor, endpoints, joining, policies, ports, service_news
 from datapath.engine.transaction import Transaction
-from datapath.errors import DatapathError
+from datapath.errors import DatapathError, StateError
 from datapath.kernel import observe
 from datapath.kernel.links import Links
-from datapath.model.checks import DEAD, MISSING, PAIR, STRAY, UNPUBLISHED, WRONG
+from datapath.model.checks import DEAD, MISSING, OWED, PAIR, STRAY, UNPUBLISHED, WRONG
 from datapath.model.findings import Check, Finding
 from datapath.plan.endpoints import ifname_in
 
@@ -98,7 +98,7 @@ def _repairs(tx: Transaction) -> dict[Check, _Repair]:
     found[PAIR], found[DEAD] = of_owner(_pair), of_owner(_dead)
     for check in (MISSING, WRONG, STRAY):
         found[check] = _with_policies(tx, found[check])
-    found[UNPUBLISHED] = of_owner(_unpublished)
+    found[UNPUBLISHED], found[OWED] = of_owner(_unpublished), of_owner(_owed)
     return found
 
 
@@ -150,6 +150,17 @@ def _dead(tx: Transaction, finding: Finding) -> None:
     endpoint = tx.state.endpoints.get(finding.about[0])
     if endpoint is not None:
         endpoints.evict(tx, endpoint)
+
+
+def _owed(tx: Transaction, finding: Finding) -> None:
+    """The store may answer by now; asked once in a command, if it does not."""
+    store = tx.link.store("what other hosts do not know yet")
+    try:
+        with store.within(joining.PATIENCE):
+            cluster.settle(tx, store)
+    except StateError as error:
+        tx.link.away = error
+        raise
 
 
 def _unpublished(tx: Transaction, finding: Finding) -> None:

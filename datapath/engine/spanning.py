@@ -8,6 +8,7 @@ store, too, or sees whether that has it still.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -218,3 +219,24 @@ def find(tx: Transaction, name: str) -> Network | None:
     except NotFoundError:
         return None
     return replace(found, owner=OWNER)
+
+
+def leave(tx: Transaction) -> None:
+    """This host, which has no networks of the cluster any more, is no member of it. What it owes is written first: by
+    what the store has, its endpoints would be there still. Nothing takes the store's place here, so it is asked though
+    it may have taken too long in this command before."""
+    own = joining.me(tx)
+    if own is None or not tx.link.configured:
+        return
+    from datapath.cluster import members
+    from datapath.cluster.commit import ForgottenError
+
+    tx.link.away = None
+    try:
+        store = tx.link.store("leaving the cluster")
+        with store.within(joining.PATIENCE):
+            with suppress(ForgottenError):
+                cluster.settle(tx, store)
+            members.leave(store, own.id)
+    except StateError as error:
+        tx.warn(f"{error}: use `datapathctl cluster forget {own.name}` on another host")

@@ -136,7 +136,7 @@ OFFLOAD = Check(
 OWED = Check(
     "owed",
     "other hosts do not know yet what became of these addresses and networks",
-    "the cluster store, when it answers: the agent then writes it, or the next command that changes something",
+    "when the cluster store answers the agent writes it, or `datapathctl reconcile` does",
 )
 HOST_ROUTE = Check("host-route", "the host does not reach the container", _RECONCILE)
 PAIR = Check("pair", "the container has no way into this network", _RECONCILE)

@@ -270,6 +270,14 @@ class Host(Namespace):
             subprocess.run(["umount", str(self.bpffs)], check=False)
 
 
+def ordinary(host: Host) -> float:
+    """Seconds that a command takes now which waits for the machine alone, ten times: what may be added to a bound of
+    one that waits for something else."""
+    began = time.monotonic()
+    host.ctl("network ls")
+    return 10 * (time.monotonic() - began)
+
+
 def write_as_version_1(host: Host) -> None:
     """The state database becomes one of version 1."""
     with forked.database(host.folder / "state") as opened:
