@@ -44,7 +44,7 @@ class Context:
     """One host, as one command sees it. With `unusable` packet programs that are loaded are as good as not: they
     are another version's, whose maps cannot be read, and go. `warn` takes lines that the user should see; `notes`: the
     store, None: there is none; `ours`: the names of devices that rows say we have made; `called`: what users call the
-    holder of an endpoint."""
+    holder of an endpoint. `leaving`: everything is being taken away, and what maps say of endpoints goes with them."""
 
     def __init__(
         self, settings: Settings, tuning: Tuning, warn: Callable[[str], None] = lambda line: None
@@ -52,6 +52,7 @@ class Context:
         self.settings = settings
         self.tuning = tuning
         self.unusable = False
+        self.leaving = False
         self.warn = warn
         self.notes: Notes | None = None
         self.ours: Callable[[], Collection[str]] = frozenset

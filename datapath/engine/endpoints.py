@@ -7,13 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from datapath.dataplane import entries
+from datapath.drivers.base import attempt
 from datapath.engine import backends, claims, leases, names, ports
 from datapath.engine.transaction import Transaction
 from datapath.errors import DatapathError
+from datapath.model.drivers import traits
 from datapath.model.endpoints import Endpoint
 from datapath.model.ports import PortMapping
 from datapath.model.rows import Phase, short
 from datapath.model.sandboxes import Sandbox
+from datapath.model.state import State
 from datapath.plan.endpoints import assign_gateways
 
 
@@ -104,6 +107,35 @@ def remove_all(tx: Transaction, endpoints: tuple[Endpoint, ...], subject: str) -
             failures.append(error)
     if failures:
         raise ExceptionGroup(f"{subject} could not be cleaned up completely", failures)
+
+
+def going(state: State) -> tuple[Sandbox | Endpoint, ...]:
+    """The rows of all sandboxes and endpoints, as they are while they are being taken away."""
+    sandboxes = (replace(row, phase=Phase.REMOVING) for row in state.sandboxes.values())
+    return *sandboxes, *(replace(row, phase=Phase.REMOVING) for row in state.endpoints.values())
+
+
+def remove_every(tx: Transaction, failures: list[Exception]) -> None:
+    """Takes all endpoints and sandboxes away, whose rows say so already, on a host that everything leaves: what
+    packet programs know of them goes with the programs, so that only a command which follows a killed one looks
+    for that. What went wrong is added to the failures."""
+    removed = list[Endpoint]()
+    tx.context.leaving = True
+    try:
+        for endpoint in tx.state.endpoints.values():
+            network = tx.state.networks[endpoint.network_id]
+            if traits(network).programs and not (network.spans or network.leased):
+                path = tx.path(endpoint.sandbox_id)
+                attempt(failures, tx.driver(network).delete_endpoint, network, endpoint, path)
+                removed.append(endpoint)
+    finally:
+        tx.context.leaving = False
+    if not failures:
+        tx.delete(*removed)
+    for endpoint in [*tx.state.endpoints.values()]:
+        attempt(failures, remove, tx, endpoint)
+    if not failures:
+        tx.delete(*tx.state.sandboxes.values())
 
 
 def evict_dead(tx: Transaction) -> None:

@@ -252,7 +252,8 @@ class Engine:
 
     def remove_all(self, tx: Transaction, failures: list[Exception]) -> None:
         """Takes every endpoint, network, program and pin away, and the state; ExceptionGroup: `failures` and those
-        that come here. The transaction is a leaving one, and owners have taken away what is theirs."""
+        that come here. The transaction is a leaving one, owners have taken away what is theirs, and the rows of
+        sandboxes and endpoints are those of `endpoints.going`."""
         from datapath.engine import endpoints, services, spanning
 
         def attempt(step: Callable[[], object]) -> None:
@@ -261,9 +262,7 @@ class Engine:
             except (DatapathError, ExceptionGroup) as error:
                 failures.append(error)
 
-        for sandbox in list(tx.state.sandboxes.values()):
-            mine = tx.state.endpoints_of_sandbox(sandbox.id)
-            attempt(lambda s=sandbox, e=mine: endpoints.forget_sandbox(tx, s, e))  # type: ignore[misc]
+        endpoints.remove_every(tx, failures)
         for service in list(tx.state.services.values()):
             attempt(lambda s=service: services.take_away(tx, s))  # type: ignore[misc]
         for network in list(tx.state.networks.values()):

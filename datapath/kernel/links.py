@@ -140,9 +140,11 @@ class Links(Devices):
         """Deletes the pair whose host's end has that name or index (0: unknown). Idempotent. A pair that was renamed
         goes too; another's device that has the name now stays."""
         with enter(self._netns):
-            index = find_index(name) or ifindex
-        device = facts.device(self._route, index) if index and index != ifindex else None
-        if index and (index == ifindex or (device is not None and device.mac == _mark(name))):
+            found = find_index(name)
+        index = found or ifindex
+        # It may have gone with its container's namespace, which the kernel takes away in its own time.
+        device = facts.device(self._route, index) if index and found != ifindex else None
+        if index and (found == ifindex or (device and (index == ifindex or device.mac == _mark(name)))):
             self.delete(index)
 
     # ---- inside a namespace -----------------------------------------------------------------

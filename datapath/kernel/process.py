@@ -9,7 +9,7 @@ import fcntl
 import os
 import select
 import signal as signals
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from datapath.errors import ConfigError, DatapathError, KernelError
 
@@ -118,3 +118,18 @@ def terminate(pid: int, start: int, timeout: float, signal: int = signals.SIGTER
         if not ended(fd, _KILL_TIMEOUT):
             raise KernelError("kill", f"process {pid}", detail="still there, it may be stuck in the kernel")
     return False
+
+
+def kill_all(processes: Iterable[tuple[int, int]], failures: list[Exception]) -> None:
+    """Ends processes, given by pid and start, all at once; returns when each has ended, or cannot be ended, which is
+    added to the failures."""
+    found = list(processes)
+    for pid, start in found:
+        with pidfd(pid, start) as fd:
+            if fd is not None:
+                send(fd, signals.SIGKILL)
+    for pid, start in found:
+        try:
+            terminate(pid, start, _KILL_TIMEOUT, signals.SIGKILL)
+        except KernelError as error:
+            failures.append(error)

@@ -10,15 +10,16 @@ from __future__ import annotations
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from datapath.config.settings import Settings
 from datapath.engine.engine import Engine
 from datapath.engine.transaction import Transaction, now
-from datapath.errors import ConfigError, DatapathError, PrivilegeError, StateError
+from datapath.errors import ConfigError, PrivilegeError, StateError
 from datapath.model.containers import Container, RunRequest
 from datapath.model.endpoints import Endpoint, EndpointRequest
 from datapath.model.ports import PortMapping
@@ -181,14 +182,9 @@ class Containers:
     def _terminate(self, container: Container, timeout: float, number: int) -> None:
         """Returns when the process is gone and its shim, if it lives, has recorded how it ended."""
         from datapath.kernel import process
-        from datapath.runtime import files
 
         process.terminate(container.pid, container.pid_start, timeout, number)
-        deadline = time.monotonic() + _SHIM_PATIENCE
-        while files.read_exit(self.engine.settings, container) is None:
-            if process.start_time(container.shim_pid) is None or time.monotonic() > deadline:
-                break
-            time.sleep(0.002)
+        _wait_for_shims(self.engine.settings, [container])
 
     def remove(self, name: str, force: bool = False) -> Container:
         """Forgets a container; with `force` also one that runs: it is killed. NotFoundError, InUseError."""
@@ -300,47 +296,53 @@ class Containers:
     def down(self, force: bool = False) -> None:
         """Takes everything away: containers, networks, programs, pins, and the state. InUseError: other owners have
         networks or sandboxes here, and not `force`. ExceptionGroup: not everything could be taken away."""
+        from datapath.engine import endpoints
         from datapath.kernel import process
-        from datapath.runtime import groups, recovery
+        from datapath.runtime import groups
 
         self.engine.refuse_foreign(force)
         self.engine.refuse_read_only()
         failures: list[Exception] = []
-
-        def attempt(step: Callable[[], object]) -> None:
-            try:
-                step()
-            except (DatapathError, ExceptionGroup) as error:
-                failures.append(error)
-
-        running = self.ps()
-        shims = {c.shim_pid: process.start_time(c.shim_pid) for c in running}
-        for container in running:
-            attempt(lambda c=container: self._terminate(c, 0, signal.SIGKILL))  # type: ignore[misc]
+        settings = self.engine.settings
         with self.engine.changing(leaving=True, freeing=True) as tx:
-            for container in list(tx.state.containers.values()):
-                if container.running:  # since a moment ago
-                    shims[container.shim_pid] = process.start_time(container.shim_pid)
-                    attempt(lambda c=container: self._terminate(c, 0, signal.SIGKILL))  # type: ignore[misc]
-                planned = plan_remove(container.id, tx.state, force=True)
-                attempt(lambda p=planned: recovery.release(tx, p))  # type: ignore[misc]
-            with suppress(OSError):  # logs of what is not known
-                shutil.rmtree(self.engine.settings.state_dir / "containers")
+            running = [container for container in tx.state.containers.values() if container.running]
+            shims = {container.shim_pid: process.start_time(container.shim_pid) for container in running}
+            process.kill_all(((container.pid, container.pid_start) for container in running), failures)
+            _wait_for_shims(settings, running)
+            gone = [
+                replace(one, phase=Phase.REMOVING, status=Status.EXITED if one.running else one.status)
+                for one in tx.state.containers.values()
+            ]
+            tx.commit(*gone, *endpoints.going(tx.state))
+            for parent in (settings.run_dir, settings.state_dir):  # logs of what is not known as well
+                with suppress(OSError):
+                    shutil.rmtree(parent / "containers")
+            tx.delete(*gone)
             self.engine.remove_all(tx, failures)
-        # Each becomes the command that tells of its container's end, and finds that nobody wants to know.
+        # Each is about to tell of its container's end, and finds that nobody wants to know.
         deadline = time.monotonic() + _SHIM_PATIENCE
         while any(start is not None and process.start_time(pid) == start for pid, start in shims.items()):
             if time.monotonic() > deadline:
                 break
             time.sleep(0.002)
-        for container in running:
-            groups.remove(self.engine.settings, container.id)
-        run_dir = self.engine.settings.run_dir
-        for folder in (run_dir / "containers", run_dir):
-            with suppress(OSError):
-                folder.rmdir() if folder == run_dir else shutil.rmtree(folder)
+        groups.remove(settings, *(container.id for container in gone))
+        with suppress(OSError):
+            settings.run_dir.rmdir()
 
 
 def _started(tx: Transaction, container: Container) -> bool:
     """It runs, which it did not yet when a command looked at it that was to end it."""
     return container.id in tx.state.containers and container.running
+
+
+def _wait_for_shims(settings: Settings, containers: Sequence[Container]) -> None:
+    """Returns when the shims of containers that have ended, as far as they live, have recorded how."""
+    from datapath.kernel import process
+    from datapath.runtime import files
+
+    deadline = time.monotonic() + _SHIM_PATIENCE
+    for container in containers:
+        while files.read_exit(settings, container) is None:
+            if process.start_time(container.shim_pid) is None or time.monotonic() > deadline:
+                break
+            time.sleep(0.002)

@@ -21,10 +21,10 @@ def of(settings: Settings, container_id: str) -> Path:
     return root / _ALL / container_id
 
 
-def remove(settings: Settings, container_id: str) -> None:
-    """Removes the group of a container that has ended, and that of all shims if it was the last; not if something is
-    in it."""
-    group = of(settings, container_id)
-    for path in (group, group.parent):
+def remove(settings: Settings, *container_ids: str) -> None:
+    """Removes the groups of containers that have ended, and that of all shims if they were the last; none that
+    something is in."""
+    parent = of(settings, "")
+    for path in (*(parent / name for name in container_ids), parent):
         with suppress(OSError):
             path.rmdir()

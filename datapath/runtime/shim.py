@@ -23,6 +23,7 @@ import marshal
 import os
 import select
 
+from datapath.runtime.farewell import is_unheard
 from datapath.runtime.logfile import LogFile
 from datapath.runtime.report import describe
 from datapath.runtime.stdio import StdioRelay, copy_window_size
@@ -77,12 +78,12 @@ def main() -> NoReturn:
         os.close(GO)
     code = _watch(pid, relay, spec, file)
     file.look()
-    _write_atomically(spec["exit_file"], f"{code}\n".encode())
+    written = _write_atomically(spec["exit_file"], f"{code}\n".encode())
     _end_members(namespace)
     _leave(spec["cgroup"])
     relay.drain()
     file.look()
-    _finish(spec, code)
+    _finish(spec, code, written)
 
 
 def _join(made: str, joined: str) -> None:
@@ -114,19 +115,21 @@ def _tell(line: bytes) -> None:
         pass  # the caller is gone
 
 
-def _write_atomically(path: str, content: bytes) -> None:
-    """Failure (the directory is gone) is not fatal: the code is then unknown."""
+def _write_atomically(path: str, content: bytes) -> bool:
+    """Failure (the directory is gone) is not fatal: the code is then unknown. Whether it is written."""
     try:
         fd = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         os.write(fd, content)
         os.close(fd)
         os.replace(path + ".new", path)
     except OSError:
-        pass
+        return False
+    return True
 
 
-def _finish(spec: Any, code: int) -> NoReturn:
-    """Tell the control plane, then the caller if it waits."""
+def _finish(spec: Any, code: int, written: bool) -> NoReturn:
+    """Tell the control plane, then the caller if it waits. Of a detached one nobody has to be told whose
+    exit code, which was `written`, has been removed with the container."""
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
@@ -136,6 +139,9 @@ def _finish(spec: Any, code: int) -> NoReturn:
         for number in (*_IGNORED, _signal.SIGCHLD):
             _signal.signal(number, _signal.SIG_DFL)
         if spec["detach"]:
+            folder = spec["exited_env"].get("DATAPATH_STATE_DIR")
+            if written and folder and is_unheard(folder, spec["exit_file"]):
+                os._exit(0)
             os.execve(command[0], command, spec["exited_env"])
         try:
             os.waitpid(os.posix_spawn(command[0], command, spec["exited_env"]), 0)

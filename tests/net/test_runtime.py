@@ -32,6 +32,7 @@ from datapath.kernel.process import ExecError
 from datapath.runtime import exec as runner
 from datapath.runtime import exit_code, spawn
 from datapath.runtime.spawn import Created, Spec
+from datapath.store.locking import locked
 from tests.net.hosts import PATIENCE
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -362,6 +363,20 @@ class TestLife:
         assert process.terminate(held.pid, held.start, 5)
         assert not process.alive(held.pid, held.start)
         assert exit_code.read(str(container.exit_file)) is None
+
+    @pytest.mark.parametrize("known", [False, True], ids=["forgotten", "to be recorded"])
+    def test_nobody_is_told_of_the_end_of_a_container_that_was_forgotten(
+        self, container: Container, tmp_path: Path, known: bool
+    ) -> None:
+        """The shim waits until the command is over that forgets it, and ends without having started anything."""
+        with locked(tmp_path / "lock"):
+            held = container.run("exit 3", exited_env={"WORD": "code", "DATAPATH_STATE_DIR": str(tmp_path)})
+            until(lambda: exit_code.read(str(container.exit_file)) == 3)
+            if not known:
+                container.exit_file.unlink()
+            assert process.alive(held.shim_pid, held.shim_start)
+        container.finished(held)
+        assert container.exited.exists() == known
 
     def test_terminate(self, container: Container) -> None:
         polite = container.run("exec sleep 60")

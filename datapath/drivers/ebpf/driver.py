@@ -177,7 +177,7 @@ class EbpfBridge(PairDriver):
             self._open(network, endpoint)
 
     def delete_endpoint(self, network: Network, endpoint: Endpoint, sandbox: str | None = None) -> None:
-        dataplane = self.context.loaded
+        dataplane = None if self.context.leaving else self.context.loaded
         failures: list[Exception] = []
         ifindex = endpoint.host_ifindex or self.context.links.index(endpoint.host_ifname) or 0
         if dataplane is not None:
