@@ -22,17 +22,17 @@ from datapath.model.parsing import PROTOCOLS, Address, Prefix
 
 _OUTSIDE, _HOST = int(abi.OtherParty.PARTY_OUTSIDE), int(abi.OtherParty.PARTY_HOST)
 _NO_ENDPOINTS = frozenset(int(party) for party in abi.OtherParty)
-ORIGINAL = int(abi.ConnFlag.CONN_ORIGINAL)
+_ORIGINAL = int(abi.ConnFlag.CONN_ORIGINAL)
 _COUNTED = int(abi.ConnFlag.CONN_COUNTED)
 _SERVICE = int(abi.ConnFlag.CONN_SERVICE)
 _ESTABLISHED, _CLOSED = int(abi.ConnState.CONN_ESTABLISHED), int(abi.ConnState.CONN_CLOSED)
 _CLOSING = int(abi.ConnState.CONN_CLOSING)
-ROW = abi.layout("conn").select(
+_CONN = abi.layout("conn").select(
     *("other", "last_seen", "from_endpoint", "to_network", "to_endpoint", "flags", "state", "since"),
     *("packets", "bytes", "removals"),
 )
 _TUPLE = abi.layout("tuple").select("src", "dst", "sport", "dport", "proto")
-KEY_SIZE = abi.layout("tuple").size
+_KEY_SIZE = abi.layout("tuple").size
 _NAMES = {number: name for name, number in PROTOCOLS.items()}
 _PROTO = abi.layout("tuple").offset("proto")
 _SPORT = slice(abi.layout("tuple").offset("sport"), abi.layout("tuple").offset("sport") + 2)
@@ -101,16 +101,16 @@ def originals(dataplane: Dataplane, table: str) -> Iterator[Original]:
     left = leftover(dataplane)
     for keys, values, _ in getattr(dataplane, table).batches():
         at = 0
-        for fields in ROW.iter_unpack(values):
-            if fields[5] & ORIGINAL and not left(fields[2], fields[4], fields[10]):
-                yield Original(keys[at : at + KEY_SIZE], *fields)
-            at += KEY_SIZE
+        for fields in _CONN.iter_unpack(values):
+            if fields[5] & _ORIGINAL and not left(fields[2], fields[4], fields[10]):
+                yield Original(keys[at : at + _KEY_SIZE], *fields)
+            at += _KEY_SIZE
 
 
 def leftover(dataplane: Dataplane) -> Callable[[int, int, int], bool]:
     """Whether a row of the tables is left of an endpoint that was removed, by its `from_endpoint`, `to_endpoint` and
     `removals`: what the programs ask in conn_is_left() of conntrack.h."""
-    count = dataplane.removals[0].count if dataplane.has("removals") else 0
+    count = dataplane.removals[0].count
     if not count:
         return lambda sender, receiver, seen: False
     there = _NO_ENDPOINTS.union(key.endpoint for key in dataplane.quotas)
@@ -183,11 +183,11 @@ def _replies(dataplane: Dataplane, table: str, keys: set[bytes]) -> dict[bytes, 
     found = {}
     for packed, values, _ in getattr(dataplane, table).batches() if keys else ():
         at = 0
-        for fields in ROW.iter_unpack(values):
-            key = packed[at : at + KEY_SIZE]
-            if not fields[5] & ORIGINAL and key in keys:
+        for fields in _CONN.iter_unpack(values):
+            key = packed[at : at + _KEY_SIZE]
+            if not fields[5] & _ORIGINAL and key in keys:
                 found[key] = fields[1], *fields[8:10]
-            at += KEY_SIZE
+            at += _KEY_SIZE
     return found
 
 
@@ -256,11 +256,11 @@ def forget(dataplane: Dataplane, fits: Callable[[Original], bool]) -> int:
     for table in TABLES:
         found = [conn for conn in originals(dataplane, table) if fits(conn)]
         total += len(found)
-        end(dataplane, table, found)
+        _end(dataplane, table, found)
     return total
 
 
-def end(dataplane: Dataplane, table: str, found: Sequence[Original]) -> None:
+def _end(dataplane: Dataplane, table: str, found: Sequence[Original]) -> None:
     """Deletes both entries of these connections of the table, and takes them off what they count for."""
     if not found:
         return

@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable
 
-from datapath.dataplane import connections, timer
+from datapath.dataplane import timer
 from datapath.dataplane.layout import CONN_GC
 from datapath.dataplane.programs import Dataplane
 from datapath.errors import KernelError
@@ -37,46 +37,10 @@ def forget_endpoint(dataplane: Dataplane, number: int) -> None:
     """
     quota = dataplane.quotas.get(abi.quota_key(number))
     never = quota is not None and quota.since == _NEVER
-    by_number = not dataplane.outdated  # those of a version before do not ask
-    if not never and not by_number:
-        _delete_connections(dataplane, number)
     dataplane.arrivals.discard([abi.arrival_key(number)])
     dataplane.quotas.discard([abi.quota_key(number)])
-    if not never and by_number:
+    if not never:
         timer.start(dataplane.program(CONN_GC), abi.GcOrder.GC_REMOVED)
-
-
-def _delete_connections(dataplane: Dataplane, number: int) -> None:
-    """Deletes what an endpoint has in the tables, which are read for it: for programs of a version before."""
-    for table in connections.TABLES:
-        found = []
-        # An entry whose counterpart was evicted belongs to no connection, but it may have the address still.
-        entries = []
-        for keys, values, _ in getattr(dataplane, table).batches():
-            at = 0
-            for fields in connections.ROW.iter_unpack(values):
-                if number in (fields[2], fields[4]):
-                    key = keys[at : at + connections.KEY_SIZE]
-                    entries.append(key)
-                    if fields[5] & connections.ORIGINAL:
-                        found.append(connections.Original(key, *fields))
-                at += connections.KEY_SIZE
-        connections.end(dataplane, table, found)
-        getattr(dataplane, table).delete_raw(entries)
-    _forget_mappings(dataplane, number)
-
-
-def _forget_mappings(dataplane: Dataplane, number: int) -> None:
-    """Frees the external ports of an endpoint."""
-    found = dataplane.externals.having("endpoint", number)
-    dataplane.externals.delete_many(found)
-    dataplane.mappings.delete_many(
-        [
-            abi.mapping_key(row.addr, key.addr, number, row.port, key.proto)
-            for key, row in found.items()
-            if row.port != key.port
-        ]
-    )
 
 
 def forget_sockets(dataplane: Dataplane, addresses: Iterable[Address]) -> None:
