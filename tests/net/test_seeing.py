@@ -20,7 +20,7 @@ from datapath.dataplane.programs import Dataplane
 from datapath.kernel import abi
 from tests.net.calls import calls
 from tests.net.hosts import DATAPATHCTL, HOST, OUTSIDE, TIMEOUT, Host
-from tests.net.test_ipv6 import HOST6, plug_ipv6
+from tests.net.lan import HOST6, on_both_sides
 from tests.net.wire import Container, Place, call, opened, serving, start_container
 
 Maker = Callable[..., Host]
@@ -57,8 +57,8 @@ class Shop:
 
 
 @pytest.fixture
-def shop(make_host: Maker) -> Shop:
-    return Shop(make_host())
+def shop(emptied: Host) -> Shop:
+    return Shop(emptied)
 
 
 def address(container: Container, family: int) -> str:
@@ -158,8 +158,8 @@ def test_v1_ten_connections_are_counted_to_the_byte_as_the_devices_do(
 
 
 @BOTH
-def test_v2_a_hundred_refused_connections_are_one_line_with_the_reason(make_host: Maker, family: int) -> None:
-    shop = Shop(make_host(), "-o com.docker.network.bridge.enable_icc=false")
+def test_v2_a_hundred_refused_connections_are_one_line_with_the_reason(emptied: Host, family: int) -> None:
+    shop = Shop(emptied, "-o com.docker.network.bridge.enable_icc=false")
     introduce(shop.app, shop.db)
     for _ in range(100):
         with opened(shop.app, family=socket.AF_INET6 if family == 6 else socket.AF_INET) as one:
@@ -292,8 +292,8 @@ def test_rows_of_a_network_that_is_gone_are_found_and_taken_away(shop: Shop) -> 
     assert shop.host.ctl("doctor") == "No problems found."
 
 
-def test_a_network_without_flows_counts_nothing_and_flows_says_so(make_host: Maker) -> None:
-    host = make_host()
+def test_a_network_without_flows_counts_nothing_and_flows_says_so(emptied: Host) -> None:
+    host = emptied
     host.ctl("network create plain")
     app, db = (start_container(host, name, "--network plain") for name in ("app", "db"))
     with serving(db, "tcp", 80):
@@ -342,6 +342,8 @@ def test_v4_what_is_translated_is_one_line_each_of_who_has_begun_it(shop: Shop) 
     lines = shop.flows("--verdict allowed --from app --protocol tcp")
     assert sum(line["Connections"] for line in lines) == 2
     assert {line["Published"] for line in lines if line["State"]} == {":8080", "front:80"}
+    shop.host.ctl("rm -f web")
+    shop.host.ctl("service rm front")
 
 
 def test_a_line_of_a_published_port_says_who_asks_and_what_was_asked(shop: Shop) -> None:
@@ -383,7 +385,7 @@ def test_v1_what_passes_by_a_published_port_is_counted_to_the_byte(shop: Shop, f
     web, outside = shop.start("web", "-p 8080:80"), shop.host.outside
     for place in (web, outside):
         place.sh("ethtool -K eth0 tso off gso off gro off")
-    plug_ipv6(shop.host)
+    on_both_sides(shop.host)
     at, counted = HOST if family == 4 else HOST6, tuple[int, ...]((0,) * 5)
     while True:
         start, before = counted, heard(web, family)
@@ -396,6 +398,7 @@ def test_v1_what_passes_by_a_published_port_is_counted_to_the_byte(shop: Shop, f
     assert tuple(now - was for now, was in zip(counted, start, strict=True)) == (10, *grew)
     shop.host.ctl("ct flush")
     assert shop.total("--from outside --to web --port 80") == counted
+    outside.sh("ethtool -K eth0 tso on gso on gro on")
 
 
 def test_a_line_that_goes_on_says_by_which_port_and_in_which_state(shop: Shop) -> None:
