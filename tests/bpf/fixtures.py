@@ -864,7 +864,9 @@ class Copies:
 
     def _give_back(self, how: dict[str, Any], programs: Programs) -> None:
         try:
-            programs.restore()
+            # Wherever the caller is: frames are waited for over this one's loopback.
+            with netns.enter(self._topology.host):
+                programs.restore()
         except BaseException:
             programs.close()
             raise
