@@ -36,7 +36,7 @@ from datapath.model.checks import (
     UNPUBLISHED,
 )
 from datapath.model.drivers import spec_of
-from datapath.model.findings import Finding
+from datapath.model.findings import Check, Finding
 from datapath.model.observed import Observed, Programs, Stack
 from datapath.model.rows import Phase
 from datapath.model.state import State
@@ -56,15 +56,19 @@ def examine(settings: Settings, config: DaemonConfig | None, owners: Mapping[str
     """Every difference between the store and the kernel. `config` None: daemon.json cannot be read."""
     if not SQLiteStore.exists(settings.state_dir):
         return _without_store(settings, owners)
+    before: set[tuple[Check, str]] = set()  # what the look before has found
     for left in reversed(range(_TRIES)):
         try:
             with SQLiteStore(settings.state_dir, reading=True) as store:
                 state = store.load()
                 findings = compare(settings, config, state, store, owners)
                 settled = not locking.held(store.lock_path) and store.load() == state
-                # An agent that has just begun checks backends a moment later.
-                if settled and not (left and not state.judged and _agent(settings)):
+                # An agent that has just begun checks backends a moment later; and what the host has just become it is
+                # about to tell the packet programs, so that nothing is told which only one look has found.
+                about = {(finding.check, finding.subject) for finding in findings}
+                if settled and not (left and not (state.judged and about <= before) and _agent(settings)):
                     return [*_disk(settings), *_older(store), *findings]
+                before = about if settled else set()
         except FileNotFoundError:
             return _without_store(settings, owners)  # `down` came in between
         except DatapathError as error:

@@ -11,17 +11,19 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from ctl import units
+from ctl.agent.follower import LOOK
 from datapath.config.settings import Settings
 from datapath.dataplane.programs import Dataplane
 from datapath.errors import KernelError
 from datapath.kernel import abi
 from tests.net import look
 from tests.net.agents import Agent, agent
-from tests.net.hosts import HOST, OUTSIDE, SLOWNESS, Host, Namespace, ask, echo_server, eventually
+from tests.net.hosts import HOST, OUTSIDE, SLOWNESS, Host, Namespace, ask, echo_server, eventually, ordinary
 from tests.net.test_concurrency import Standing
 
 LONG = bool(os.environ.get("DATAPATH_LONG"))
@@ -38,6 +40,12 @@ def published(host: Host, options: str = "-p 8081:80") -> None:
     host.run("web", options, echo_server("tcp", 80))
     with eventually() as until:
         until(lambda: answers(host, HOST, 8081))
+
+
+def becomes_sound(host: Host) -> None:
+    """More news may be on its way: routes come after addresses, and a device's own IPv6 address with its carrier."""
+    with eventually() as until:
+        until(lambda: host.try_ctl("doctor").stdout == "No problems found.\n")
 
 
 def rows(host: Host, name: str) -> str:
@@ -63,7 +71,28 @@ def test_a_port_published_at_every_address_answers_at_a_new_one_at_once(kept: Ho
         host.sh(f"ip address add {NEW}/24 dev eth0")
         running.says(f"address {NEW}: new")
         assert answers(host, NEW, 8081)
-        assert host.try_ctl("doctor").stdout == "No problems found.\n"
+        becomes_sound(host)
+
+
+def test_doctor_does_not_tell_what_the_agent_is_about_to_serve(
+    kept: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent stands still until doctor has looked once."""
+    host = kept
+    published(host)
+    with agent(host) as one:
+        os.kill(one.pid, signal.SIGSTOP)
+        host.sh(f"ip address add {NEW}/24 dev eth0")
+        assert "map addresses" in host.try_ctl("doctor").stdout
+
+        def serve(seconds: float) -> None:
+            os.kill(one.pid, signal.SIGCONT)
+            with eventually() as until:
+                until(lambda: f"datapathctl agent: address {NEW}: new" in one.said)
+
+        monkeypatch.setattr("datapath.engine.doctor.time", SimpleNamespace(sleep=serve))
+        found = host.try_ctl("doctor")
+        assert found.stdout == "No problems found.\n", found.stderr
 
 
 def test_a_new_outside_device_is_served_at_once(kept: Host) -> None:
@@ -80,10 +109,10 @@ def test_a_new_outside_device_is_served_at_once(kept: Host) -> None:
             running.says("uplink up1: new")
             with eventually() as until:
                 until(lambda: answers(host, "10.78.0.1", 8081, other))
-            assert host.try_ctl("doctor").stdout == "No problems found.\n"
+            becomes_sound(host)
             host.sh("ip link delete up1")
             running.says("uplink up1: gone")
-            assert host.try_ctl("doctor").stdout == "No problems found.\n"
+            becomes_sound(host)
     finally:
         other.close()
 
@@ -174,7 +203,7 @@ def test_a_changed_port_range_is_served_within_seconds(host: Host) -> None:
         host.sh("sysctl -qw net.ipv4.ip_local_port_range='20000 30000'")
         one.says("port range: 20000-30000")
         assert rows(host, "host") != before
-        assert host.try_ctl("doctor").stdout == "No problems found.\n"
+        becomes_sound(host)
 
 
 def test_ipsec_policies_are_known_at_once_and_doctor_names_them(kept: Host) -> None:
@@ -196,7 +225,7 @@ def test_ipsec_policies_are_known_at_once_and_doctor_names_them(kept: Host) -> N
         host.sh("ip xfrm policy setdefault in accept")
         host.sh("ip xfrm policy flush")
         one.says("IPsec policies: 0")
-        assert host.try_ctl("doctor").stdout == "No problems found.\n"
+        becomes_sound(host)
 
 
 def test_a_route_that_fails_over_and_a_new_rule_are_followed(host: Host) -> None:
@@ -213,8 +242,7 @@ def test_a_route_that_fails_over_and_a_new_rule_are_followed(host: Host) -> None
             host.sh("ip route replace default via 10.78.0.2 metric 10")
             host.sh("ip route replace default via 10.78.0.2 table 200")
             host.sh("ip rule add iif lo ipproto tcp dport 9000 lookup 200")
-            with eventually() as until:
-                until(lambda: "No problems found." in host.try_ctl("doctor").stdout)
+            becomes_sound(host)
             host.sh("ip link set eth0 down")
             one.says("uplink eth0: gone")
             host.sh("ip link set eth0 up")
@@ -222,7 +250,7 @@ def test_a_route_that_fails_over_and_a_new_rule_are_followed(host: Host) -> None
             host.sh(f"ip route add default via {OUTSIDE}")
             with eventually() as until:
                 until(lambda: answers(host, HOST, 8081))
-            assert host.try_ctl("doctor").stdout == "No problems found.\n"
+            becomes_sound(host)
     finally:
         other.close()
 
@@ -299,17 +327,6 @@ def delay(host: Host, verb: str) -> float:
     return time.monotonic() - began
 
 
-def test_an_address_is_served_and_given_up_within_a_tenth_of_a_second(kept: Host) -> None:
-    host = kept
-    published(host)
-    with agent(host):
-        # The quickest of each: others may be at work on this machine, the agent is never quicker than it can.
-        delays = [(delay(host, "add"), delay(host, "del")) for _ in range(10)]
-        print(f"\n{[tuple(round(1000 * one) for one in pair) for pair in delays]} ms")
-        assert min(pair[0] for pair in delays) < 0.1 * SLOWNESS
-        assert min(pair[1] for pair in delays) < 0.1 * SLOWNESS
-
-
 def cpu(pid: int) -> float:
     """Seconds of a processor that the process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -326,6 +343,20 @@ def lost_messages(pid: int) -> int:
     lines = [line.split() for line in Path(f"/proc/{pid}/net/netlink").read_text().splitlines()[1:]]
     inodes = {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink()}
     return sum(int(fields[8]) for fields in lines if f"socket:[{fields[9]}]" in inodes)
+
+
+def test_an_address_is_served_and_given_up_by_less_than_a_tenth_of_a_second_of_work(kept: Host) -> None:
+    host = kept
+    published(host)
+    with agent(host) as one:
+        before = cpu(one.pid)
+        delays = [(delay(host, "add"), delay(host, "del")) for _ in range(10)]
+        used = (cpu(one.pid) - before) / 20
+        print(f"\n{[tuple(round(1000 * each) for each in pair) for pair in delays]} ms, {used:.3f} s each")
+        # Others may be at work on this machine, and it has to wait for them: they take nothing of its own work.
+        assert used < 0.1 * SLOWNESS
+        # And for nothing else: not for the look at what makes no news.
+        assert min(map(min, delays)) < LOOK
 
 
 def test_it_takes_little_memory_and_next_to_nothing_of_a_processor(kept: Host) -> None:
@@ -368,7 +399,7 @@ def test_a_storm_of_news_costs_little_and_what_matters_is_served_in_the_middle_o
         one.says(f"address {NEW}: new")
         with eventually() as until:
             until(lambda: "10.99.0.1" not in known(host))
-        assert host.try_ctl("doctor").stdout == "No problems found.\n"
+        becomes_sound(host)
 
 
 # ---- beside commands --------------------------------------------------------------------------------------
@@ -380,7 +411,7 @@ def test_a_command_that_stands_still_keeps_it_waiting_and_no_more(kept: Host) ->
     published(host)
     with agent(host) as one, contextlib.closing(Standing(host, "run -d --name late sleep 3600")) as run:
         host.sh(f"ip address add {NEW}/24 dev eth0")
-        with agent_ends(one):
+        with agent_ends(one, host):
             pass
         with agent(host) as other:
             assert NEW not in known(host)
@@ -392,12 +423,12 @@ def test_a_command_that_stands_still_keeps_it_waiting_and_no_more(kept: Host) ->
 
 
 @contextlib.contextmanager
-def agent_ends(one: Agent) -> Iterator[None]:
+def agent_ends(one: Agent, host: Host) -> Iterator[None]:
     """At once, whatever it waits for."""
     began = time.monotonic()
     yield
     assert one.end() == 0
-    assert time.monotonic() - began < 5 * SLOWNESS
+    assert time.monotonic() - began < 5 * SLOWNESS + ordinary(host)
 
 
 def test_commands_go_on_as_if_it_were_not_there(kept: Host) -> None:
@@ -419,7 +450,5 @@ def test_commands_go_on_as_if_it_were_not_there(kept: Host) -> None:
             stop.touch()
             churn.wait()
         assert not [line for line in one.said if "another command" in line or "internal error" in line]
-        with eventually() as until:
-            # The last news may be on its way: routes and addresses come one after the other.
-            until(lambda: host.try_ctl("doctor").stdout == "No problems found.\n")
+        becomes_sound(host)
         assert NEW not in known(host)
