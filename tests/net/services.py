@@ -71,7 +71,7 @@ import select, socket, sys
 address, port, count, first = sys.argv[1], *map(int, sys.argv[2:5])
 kept = []
 for number in range(count):
-    client = socket.create_connection((address, port), 30, ("", first + number))
+    client = socket.create_connection((address, port), 60, ("", first + number))
     kept.append((client, client.makefile("rb")))
 names = [reader.readline().split()[0].decode() for _, reader in kept]
 print(*names, flush=True)
@@ -96,8 +96,8 @@ address, port, threads = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 heard, ended = collections.Counter(), threading.Event()
 def ask():
     try:
-        with socket.create_connection((address, port), 30) as client:
-            client.settimeout(30)
+        with socket.create_connection((address, port), 60) as client:
+            client.settimeout(60)
             heard[client.recv(100).decode().split()[0]] += 1
     except (OSError, IndexError) as error:
         heard[repr(error)] += 1
@@ -127,7 +127,7 @@ family = socket.AF_INET6 if ":" in addresses[0] else socket.AF_INET
 def opened(own):
     client = socket.socket(family, socket.SOCK_STREAM if proto == "tcp" else socket.SOCK_DGRAM)
     client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    client.settimeout(20)
+    client.settimeout(60)
     client.bind((source, own))
     return client
 def by_tcp(own):
@@ -150,7 +150,7 @@ def by_udp(own):
             for address in addresses:
                 client.sendto(b"?", (address, port))
             found = {}
-            for _ in addresses:
+            while len(found) < len(addresses):  # one may have answered both times before another has once
                 data, (whence, *_) = client.recvfrom(100)
                 found[whence] = data.decode().strip()
     return [found.get(address, "nothing") for address in addresses]

@@ -24,7 +24,7 @@ from datapath.store.cluster import Put
 from tests.net import faults
 from tests.net.agents import agent
 from tests.net.cluster import STORE, Cluster, Member, agents, remotes, whole
-from tests.net.hosts import SLOWNESS, eventually, pinging, reaches, sent_and_lost
+from tests.net.hosts import SLOWNESS, eventually, ordinary, pinging, reaches, sent_and_lost
 from tests.net.test_adversity import fill, small_disk
 from tests.net.test_faults import LONG
 
@@ -108,7 +108,7 @@ def test_s23_the_disk_under_the_store_is_full(make_cluster: Maker) -> None:
             made.etcd.ended(0)
             began = time.monotonic()
             said = second.refused("network create -d overlay other")
-            assert time.monotonic() - began < 5 * SLOWNESS
+            assert time.monotonic() - began < 5 * SLOWNESS + ordinary(second)
             assert f"cluster store etcd://{STORE}:23790 does not answer: " in said and "\n" not in said
             second.run("c3", "--network ov")
             assert reaches(lambda command: second.try_in("c3", command), first.address("c1", "ov"))

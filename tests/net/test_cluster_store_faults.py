@@ -16,7 +16,7 @@ import pytest
 
 from datapath.cluster import addresses, keys, members, networks, owed
 from datapath.cluster.allotment import choose_offline, reserve
-from datapath.cluster.commit import ForgottenError
+from datapath.cluster.commit import SECONDS, ForgottenError
 from datapath.cluster.liveness import Liveness
 from datapath.cluster.reassert import Reasserted, reassert
 from datapath.errors import ConfigError, InUseError, PrivilegeError, StateError
@@ -134,12 +134,14 @@ def test_s23_a_store_that_is_away_is_named_within_5_seconds_by_every_verb(tmp_pa
                 return time.monotonic() - began
 
             with ThreadPoolExecutor(4) as pool:
-                assert max(pool.map(seconds, verbs)) < 5.5
+                assert (
+                    max(pool.map(seconds, verbs)) < 2 * SECONDS
+                )  # it gives up once, however often it has asked
             with store.within(1):
                 began = time.monotonic()
                 with pytest.raises(StateError, match="does not answer: no answer in time"):
                     networks.networks(store)
-                assert time.monotonic() - began < 1.5
+                assert time.monotonic() - began < SECONDS  # which it takes without that
             etcd.kill(0)
             for verb in verbs:
                 with (

@@ -17,7 +17,7 @@ import socket, struct, sys
 source, target, lost, port = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 heard = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 heard.bind((source, 0))
-heard.settimeout(5)
+heard.settimeout(60)
 raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
 addresses = socket.inet_aton(source) + socket.inet_aton(target)
 

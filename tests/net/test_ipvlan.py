@@ -10,7 +10,7 @@ import pytest
 
 from datapath.dataplane.programs import Dataplane
 from tests.conftest import SLOWNESS
-from tests.net.hosts import HOST, OUTSIDE, Host, loses, reaches, words
+from tests.net.hosts import HOST, OUTSIDE, Host, eventually, loses, reaches, words
 from tests.net.lan import LAN, OUTSIDE6, healthy, make_lower, needs_vlan, six, within
 from tests.net.names import Upstreams, dig
 
@@ -38,7 +38,8 @@ def test_s24_members_are_on_the_parents_link_with_its_mac_address(lan: Host) -> 
     assert lan.address("b", "lan") == "192.0.2.128"
     uplink = lan.sh("ip -o link show eth0").split("link/ether ")[1].split()[0]
     for near, far, own in (("192.0.2.200", OUTSIDE, HOST), (six(lan, "a"), OUTSIDE6, "2001:db8::1")):
-        assert min(first_ping(lan, near) for _ in range(3)) < 5 * SLOWNESS
+        with eventually() as until:  # another process may come between one ping and its answer
+            until(lambda address=near: first_ping(lan, address) < 5 * SLOWNESS)  # type: ignore[misc]
         assert f"lladdr {uplink}" in lan.outside.sh(f"ip neighbour show {near}")
         assert reaches(lan.try_, near), near
         assert reaches(within(lan, "b"), near)
@@ -92,8 +93,8 @@ def test_s24_tcp_and_large_packets_pass_both_ways(lan: Host) -> None:
     lan.ctl(f"network create -d ipvlan {LAN} -o parent=eth0 lan")
     lan.run("a", "--network lan")
     for near, far in ((lan.address("a", "lan"), OUTSIDE), (six(lan, "a"), OUTSIDE6)):
-        assert lan.outside.try_(f"ping -c 1 -W 2 -s 4000 {near}").returncode == 0
-        assert lan.try_in("a", f"ping -c 1 -W 2 -s 4000 {far}").returncode == 0
+        assert lan.outside.try_(f"ping -c 1 -W 60 -s 4000 {near}").returncode == 0
+        assert lan.try_in("a", f"ping -c 1 -W 60 -s 4000 {far}").returncode == 0
 
 
 def test_s14_broadcast_and_multicast_reach_members_and_the_link(lan: Host) -> None:

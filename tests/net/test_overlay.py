@@ -12,7 +12,7 @@ import pytest
 
 from tests.net.cluster import OUTSIDE, Cluster, Member, remove, rows
 from tests.net.etcd import hasty
-from tests.net.hosts import SLOWNESS, ask, echo_server, eventually, loses, ordinary, ping, reaches
+from tests.net.hosts import PATIENCE, SLOWNESS, ask, echo_server, eventually, loses, ordinary, ping, reaches
 from tests.net.test_doctor import failed_checks
 
 MakeCluster = Callable[..., Cluster]
@@ -238,7 +238,7 @@ def test_s23_a_network_goes_by_tunnels_or_without_them(clean: Cluster, transport
     assert f"mtu {mtu}" in clean[0].in_("a", "ip link show eth0")
     address = clean[1].address("b", "way")
     assert reaches_from(clean[0], "a", address)
-    assert clean[0].try_in("a", f"ping -c 1 -M do -s {mtu - 28} -W {TRIED} {address}").returncode == 0
+    assert clean[0].try_in("a", f"ping -c 1 -M do -s {mtu - 28} -W {PATIENCE:g} {address}").returncode == 0
     assert [host.ctl("doctor") for host in clean] == ["No problems found."] * 2
 
 

@@ -62,7 +62,7 @@ SAY = """
 import socket, sys
 family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
 client = socket.socket(family, socket.SOCK_DGRAM)
-client.settimeout(10)
+client.settimeout(60)
 client.connect((sys.argv[1], int(sys.argv[2])))
 client.send(bytes(int(sys.argv[3])))
 print(client.recv(200).decode())

@@ -67,7 +67,7 @@ DATAGRAMS = """
 import socket, sys
 address, port, each, times = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as client:
-    client.settimeout(10)
+    client.settimeout(60)
     client.connect((address, port))
     came = 0
     for _ in range(times):
@@ -189,7 +189,7 @@ for number in range(count):
         with socket.socket() as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            client.settimeout(10)
+            client.settimeout(60)
             client.bind(("", 21000))
             client.connect((address, port))
             client.sendall(b"1000\\n")
