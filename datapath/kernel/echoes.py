@@ -155,16 +155,14 @@ class _Asking:
         """Sends on each way what says all about it, until that has come back or the time is over."""
         besides = [(index, "host", 0) for index in range(len(self.ways))]
         besides += [(index, "summed", 0) for index, way in enumerate(self.ways) if not way.encryption]
-        began = time.monotonic()
         for due, end in zip(_SENT, (*_SENT[1:], _END), strict=True):
-            self._hear(began + due)
             sizes = {(i, kind, size) for i in range(len(self.ways)) for kind, size in self._sizes(i)}
             if due and sizes <= self._back:
                 break
             for one in (*besides, *sizes):
                 if one not in self._back:
                     self._send(one)
-            self._hear(began + end, sizes)
+            self._hear(time.monotonic() + end - due, sizes)  # however long it took to send
             if sizes <= self._back:
                 self._hear(time.monotonic() + _BESIDES, besides)
                 break
@@ -241,15 +239,13 @@ class _Asking:
                 self._inner[way.source].sendto(mark, (str(way.target), ECHO))
 
     def _hear(self, until: float, wanted: Iterable[tuple[int, str, int]] = ()) -> None:
-        """Takes answers until that time, or until all of these have come, if there are any."""
-        left = set(wanted)
-        waits = bool(left)
-        while True:
-            left -= self._back
-            now = time.monotonic()
-            if now >= until or (waits and not left):
-                return
-            for fd, _ in self._poll.poll((until - now) * 1000):
+        """Takes answers until that time, or until all of these have come, if there are any. What is there already is
+        taken in any case: this process may have stood still."""
+        wanted = set(wanted)
+        rest = 1.0
+        while rest > 0 and not (wanted and wanted <= self._back):
+            rest = until - time.monotonic()
+            for fd, _ in self._poll.poll(max(rest, 0.0) * 1000):
                 for packet, summed in self._received(fd):
                     self._take(fd in self._seen, packet, summed)
 

@@ -15,7 +15,7 @@ import datapath
 from datapath.config.settings import Settings
 from datapath.dataplane.programs import Dataplane
 from datapath.engine import joining
-from datapath.kernel import features, netns
+from datapath.kernel import echoes, features, netns
 from datapath.store.cluster import Delete, Put
 from tests.net import look
 from tests.net.cluster import STORE, Cluster, Member, remove, rows
@@ -291,6 +291,20 @@ def test_s30_a_host_whose_pins_are_gone_has_its_networks_again(pair: Cluster) ->
         pair[0].ctl("_exited nobody 0")
         assert reaches_from(pair[0], "a", pair[1].address("b", "ov"))
         assert doctor(pair[0]) == []
+
+
+def test_s35_doctor_hears_what_came_while_it_stood_still(
+    pair: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a busy machine: whenever it has sent something, for longer than it waits for that."""
+    send = echoes._Asking._send
+
+    def slowly(asking: echoes._Asking, one: tuple[int, str, int]) -> None:
+        send(asking, one)
+        time.sleep(0.6)
+
+    monkeypatch.setattr(echoes._Asking, "_send", slowly)
+    assert doctor(pair[0]) == []
 
 
 def test_s30_reconcile_tells_the_store_what_it_could_not_be_told_before(pair: Cluster) -> None:
