@@ -62,7 +62,7 @@ print("ready", flush=True)
 while not select.select([sys.stdin], [], [], 0)[0]:
     asked += 1
     try:
-        with socket.create_connection((address, port), 10) as client:
+        with socket.create_connection((address, port), 60) as client:
             failed += not client.recv(100)
     except OSError:
         failed += 1
