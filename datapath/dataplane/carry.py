@@ -18,7 +18,7 @@ from struct import Struct as Unpacker
 
 from datapath.dataplane import version
 from datapath.dataplane.former import Struct
-from datapath.dataplane.layout import MAPS, TOLD_MAPS
+from datapath.dataplane.layout import MAPS, POLICY_MAPS, TOLD_MAPS
 from datapath.dataplane.pins import listed
 from datapath.errors import KernelError
 from datapath.kernel import abi, bpf_maps, bpffs
@@ -39,6 +39,13 @@ def check(root: Path, anew: Collection[str]) -> None:
     """KernelError: rows of one of these maps cannot be carried over."""
     for name in _with_rows(anew):
         version.conversions(root, name)
+
+
+def copy_policies(root: Path, anew: Collection[str]) -> None:
+    """Copies what is in force into those of these maps that are of policies, before anybody writes others: these would
+    come into force at once, for the old programs too, which have not all of their rows. No packet changes them."""
+    for name in sorted(POLICY_MAPS.intersection(anew)):
+        _copy(root, name, 0)
 
 
 def begin(root: Path, anew: Collection[str]) -> int:
@@ -91,8 +98,9 @@ def drop(root: Path) -> None:
 
 
 def _with_rows(names: Collection[str]) -> list[str]:
-    """Those of the maps whose rows the programs write, and nobody else can."""
-    return sorted(name for name in names if name in MAPS and name not in TOLD_MAPS)
+    """Those of the maps whose rows nobody else can write: the programs have, or those in force are one of several
+    generations."""
+    return sorted(name for name in names if name in MAPS and name not in TOLD_MAPS - POLICY_MAPS)
 
 
 @contextmanager

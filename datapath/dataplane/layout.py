@@ -158,6 +158,8 @@ OWN_MAPS: Mapping[str, tuple[str | None, str | None]] = {
 # its settings, what lasts no longer than a packet, and the programs that others go on in, as these find in the scratch
 # memory what that version has put there.
 VERSION_MAPS = frozenset({"config", *(name for name, (_, struct) in OWN_MAPS.items() if struct is None)})
+# The maps of policies. Their rows belong together, and to the generation that one of them says is in force.
+POLICY_MAPS = frozenset(("policy_state", "subjects", "peer_classes", "port_scopes", "rulesets"))
 # The maps whose rows are what the store and the host say, and nothing else.
 TOLD_MAPS = frozenset(
     (
@@ -166,7 +168,7 @@ TOLD_MAPS = frozenset(
         *("names", "long_names", "name_sets", "resolvers", "subnets", "host_routed", "parents"),
         *("overlays", "vnis", "peers", "vteps", "remote_addrs", "remote_blocks", "tunnel"),
         *("services", "slots", "backends"),
-        *("policy_state", "subjects", "peer_classes", "port_scopes", "rulesets"),
+        *POLICY_MAPS,
     )
 )
 # The maps of what the programs count for networks, whose rows go with them.

@@ -50,6 +50,7 @@ def prepare(dataplane: Dataplane, fill: Callable[[], None]) -> int:
         with dataplane.beside(folder, anew):
             dataplane.load(used)
             dataplane.close()  # of maps that are there only now it may have opened a stand-in
+            carry.copy_policies(root, anew)
             with version.carrying(root) if anew else nullcontext():
                 fill()
         if anew:
