@@ -65,14 +65,24 @@ class Snapshot:
     hits: list[Hit] = field(default_factory=list)
 
 
-def take(engine: Engine, *, network: str = "", live: int = 0, policies: bool = False) -> Snapshot:
+def take(
+    engine: Engine,
+    *,
+    network: str = "",
+    live: int = 0,
+    policies: bool = False,
+    most: int | None = None,
+    counters: bool = True,
+) -> Snapshot:
     """What is seen now. `network`: only of this one, NotFoundError; `live`: so many lines of what goes on; `policies`:
-    and what is said and was decided by each. Changes nothing, and takes no lock."""
+    and what is said and was decided by each; `most`: no more than so many totals, those of the latest packets;
+    without `counters` `stats` and `connections` are empty, and no table of connections is gone through. Changes
+    nothing, and takes no lock."""
     state = engine.shown()
     name = state.get(Network, network).name if network else ""
     taken = time.monotonic()
     wanted = FlowFilter(network=name)
-    totals = flows(engine, wanted, totals=True)
+    totals = flows(engine, wanted, totals=True, last=most)
     return Snapshot(
         taken,
         _members(state, name),
@@ -80,8 +90,8 @@ def take(engine: Engine, *, network: str = "", live: int = 0, policies: bool = F
         totals.lines,
         flows(engine, wanted, last=live).lines if live else [],
         totals.unplaced,
-        stats(engine),
-        connection_stats(engine),
+        stats(engine) if counters else Stats({}, {}),
+        connection_stats(engine) if counters else ConnectionStats({}, {}, {}, {}, 0, 0),
         _policies(engine) if policies else [],
         hits(engine) if policies else [],
     )
