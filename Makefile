@@ -69,7 +69,7 @@ WORKERS = $(shell n=$$(nproc); echo $$((n < 3 ? 3 * n : 8)))
 SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: menu deps build bpf demo cluster test test-busy test-unit test-bpf test-net test-model test-upgrade doors compare-host fuzz fuzz-names fuzz-policies bench-deps bench bench-swarm lint fmt clean
-.PHONY: lab-deps lab lab-shell lab-all lab-bench lab-packages
+.PHONY: vendor lab-deps lab lab-shell lab-all lab-bench lab-packages
 
 menu:
 	@echo 'make deps       install what is missing: Debian packages (as root), Python packages into $(VENV)'
@@ -105,6 +105,7 @@ menu:
 	@echo 'make sdist      dist/datapathctl-*.tar.gz, which all are built from'
 	@echo 'make release    all four in a fresh dist/, with SHA256SUMS and the notes of this version'
 	@echo 'make install uninstall  [DESTDIR=] [PREFIX=/usr/local] (as root)'
+	@echo 'make vendor     fetch what the live page is made with again, by ctl/web/vendor/package-lock.json'
 	@echo 'make lint       ruff, mypy --strict, reuse, clang-format'
 	@echo 'make fmt        let ruff and clang-format rewrite the sources'
 	@echo 'make clean      remove everything that was built, $(VENV) and the kernels of the lab too'
@@ -148,7 +149,7 @@ $(SYSTEM_STAMP): Makefile
 # setuptools and cffi first: they read what else is required.
 $(PYTHON_STAMP): $(SYSTEM_STAMP) setup.py pyproject.toml
 	$(BIN)/python -m pip install -q 'setuptools>=77' 'cffi>=1.15.1'
-	$(BIN)/python -m pip install -q $$($(BIN)/python setup.py -q requirements --with bench,metrics,dev)
+	$(BIN)/python -m pip install -q $$($(BIN)/python setup.py -q requirements --with bench,metrics,web,dev)
 	@touch $@
 
 # Tests run it. Installed it would take the machine's resolv.conf: it is only unpacked, if it can be had.
@@ -321,6 +322,12 @@ lab-packages: build lab-deps deb wheel
 	$(BIN)/python -m tests.vm.packaged '$(KERNEL)' '$(ARCH)'
 
 include packaging/packages.mk
+
+# By npm, of which nothing else here needs anything. To take a newer version, name it in package.json and let
+# `npm install --package-lock-only --ignore-scripts --omit-lockfile-registry-resolved` write the lock first.
+vendor: $(PYTHON_STAMP)
+	@command -v npm >/dev/null || { echo 'missing: npm (Debian: apt-get install --no-install-recommends npm)' >&2; exit 1; }
+	$(BIN)/python packaging/vendor.py
 
 lint: build
 	$(BIN)/ruff check $(SOURCES)
