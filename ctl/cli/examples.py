@@ -38,6 +38,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         *("flows --network shop", "flows --verdict refused --since 5m", "flows --totals --from app"),
         "flows --follow",
     ),
+    "web": ("web", "web --listen unix:/run/datapath/page.sock"),
     "why": ("why app db tcp 5432", "why 198.51.100.7 :8080 --expect deny", "why app db icmp --if new.yaml"),
     "policy": ("policy apply -f shop.yaml", "policy ls"),
     "policy apply": ("policy apply -f shop.yaml", "policy apply --dry-run --prune -f compose.yaml"),

@@ -40,6 +40,7 @@ COMMANDS = {
     "stats": ".stats:stats",
     "metrics": ".metrics:metrics",
     "trace": ".trace:trace",
+    "web": ".web:web",
     "doctor": ".repair:doctor",
     "reconcile": ".repair:reconcile",
     "upgrade": ".repair:upgrade",

@@ -327,6 +327,8 @@ class Containers:
             time.sleep(0.002)
         groups.remove(settings, *(container.id for container in gone))
         with suppress(OSError):
+            (settings.run_dir / "web.token").unlink()  # which ends the process that serves the page
+        with suppress(OSError):
             settings.run_dir.rmdir()
 
 
