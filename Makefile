@@ -69,7 +69,7 @@ WORKERS = $(shell n=$$(nproc); echo $$((n < 3 ? 3 * n : 8)))
 SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: menu deps build bpf demo cluster test test-busy test-unit test-bpf test-net test-model test-upgrade doors compare-host fuzz fuzz-names fuzz-policies bench-deps bench bench-swarm lint fmt clean
-.PHONY: vendor lab-deps lab lab-shell lab-all lab-bench lab-packages
+.PHONY: vendor web-deps web-test lab-deps lab lab-shell lab-all lab-bench lab-packages
 
 menu:
 	@echo 'make deps       install what is missing: Debian packages (as root), Python packages into $(VENV)'
@@ -106,6 +106,7 @@ menu:
 	@echo 'make release    all four in a fresh dist/, with SHA256SUMS and the notes of this version'
 	@echo 'make install uninstall  [DESTDIR=] [PREFIX=/usr/local] (as root)'
 	@echo 'make vendor     fetch what the live page is made with again, by ctl/web/vendor/package-lock.json'
+	@echo 'make web-test   the live page in Chromium, which is installed for it: [PICTURES=folder] (root)'
 	@echo 'make lint       ruff, mypy --strict, reuse, clang-format'
 	@echo 'make fmt        let ruff and clang-format rewrite the sources'
 	@echo 'make clean      remove everything that was built, $(VENV) and the kernels of the lab too'
@@ -302,6 +303,21 @@ $(LAB_STAMP): $(PYTHON_STAMP)
 KERNEL ?= 6.12
 LAB := $(BIN)/python -m tests.vm.lab
 LAB_OPTIONS = $(if $(ARCH),--arch $(ARCH)) $(if $(FLAVOUR),--flavour $(FLAVOUR)) $(if $(TIMEOUT),--timeout $(TIMEOUT)) $(if $(filter-out 0,$(RECORD)),--record)
+
+# The live page as people see it. Chromium is large, so it is installed for this alone; playwright brings none of its own.
+BROWSER_STAMP := $(VENV)/.stamp-browser
+BROWSER_PACKAGES := chromium fonts-dejavu-core
+
+$(BROWSER_STAMP): $(PYTHON_STAMP)
+	$(BIN)/python -m pip install -q $$($(BIN)/python setup.py -q requirements --with browser)
+	@touch $@
+
+web-deps: $(BROWSER_STAMP)
+	$(call install,$(BROWSER_PACKAGES))
+
+PICTURES ?=
+web-test: build web-deps
+	PICTURES='$(PICTURES)' $(PYTEST) tests/browser
 
 lab-deps: $(LAB_STAMP)
 	$(call install,$(LAB_PACKAGES) $(LAB_PACKAGES_$(ARCH)))
