@@ -80,7 +80,7 @@ class View:
             until(lambda: self.tab.evaluate(expression))
 
     def panel(self) -> str:
-        return self.tab.locator("aside").inner_text()
+        return str(self.tab.locator("aside").inner_text())
 
     def click_edge(self, source: str, destination: str, verdict: str) -> None:
         """In the middle of its line, with the mouse. Both by network and name."""
