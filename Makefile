@@ -150,7 +150,7 @@ $(SYSTEM_STAMP): Makefile
 # setuptools and cffi first: they read what else is required.
 $(PYTHON_STAMP): $(SYSTEM_STAMP) setup.py pyproject.toml
 	$(BIN)/python -m pip install -q 'setuptools>=77' 'cffi>=1.15.1'
-	$(BIN)/python -m pip install -q $$($(BIN)/python setup.py -q requirements --with bench,metrics,web,dev)
+	$(BIN)/python -m pip install -q $$($(BIN)/python setup.py -q requirements --with bench,metrics,top,web,dev)
 	@touch $@
 
 # Tests run it. Installed it would take the machine's resolv.conf: it is only unpacked, if it can be had.

@@ -98,10 +98,10 @@ release:
 # Listings, run, port, doctor, rules for iptables and nftables, reports: whatever speaks to a dependency.
 VERSIONS := lowest newest
 VERSIONS_TESTS := tests/unit/test_cli.py tests/unit/test_encryption.py tests/unit/test_words.py tests/unit/test_help.py tests/unit/test_formats.py tests/unit/test_bench_report.py \
-	tests/unit/test_policy_text.py tests/net/test_metrics.py tests/net/test_port_command.py tests/net/test_doctor.py tests/net/test_linuxbridge.py tests/net/test_modes.py
+	tests/unit/test_policy_text.py tests/unit/test_series.py tests/unit/test_top.py tests/net/test_metrics.py tests/net/test_port_command.py tests/net/test_doctor.py tests/net/test_linuxbridge.py tests/net/test_modes.py
 
-$(VENV)/versions-lowest/bin/datapathctl: WANTED = $$($(BIN)/python setup.py -q requirements --with bench,metrics --lowest) 'numpy<2'
-$(VENV)/versions-newest/bin/datapathctl: WANTED = --upgrade $$($(BIN)/python setup.py -q requirements --with bench,metrics)
+$(VENV)/versions-lowest/bin/datapathctl: WANTED = $$($(BIN)/python setup.py -q requirements --with bench,metrics,top --lowest) 'numpy<2'
+$(VENV)/versions-newest/bin/datapathctl: WANTED = --upgrade $$($(BIN)/python setup.py -q requirements --with bench,metrics,top)
 $(VERSIONS:%=$(VENV)/versions-%/bin/datapathctl): $(VENV)/versions-%/bin/datapathctl: $(PYTHON_STAMP)
 	$(PYTHON) -m venv --system-site-packages $(VENV)/versions-$*
 	$(VENV)/versions-$*/bin/python -m pip install -q $(WANTED) pytest pytest-xdist
@@ -110,7 +110,7 @@ $(VERSIONS:%=$(VENV)/versions-%/bin/datapathctl): $(VENV)/versions-%/bin/datapat
 .PHONY: test-versions $(VERSIONS:%=test-versions-%)
 test-versions: $(VERSIONS:%=test-versions-%)
 $(VERSIONS:%=test-versions-%): test-versions-%: build $(VENV)/versions-%/bin/datapathctl
-	@$(VENV)/versions-$*/bin/python -m pip freeze 2>/dev/null | grep -iE '^(cffi|click|dnspython|pyroute2|pyyaml|jinja2|matplotlib|prometheus_client)='
+	@$(VENV)/versions-$*/bin/python -m pip freeze 2>/dev/null | grep -iE '^(cffi|click|dnspython|pyroute2|pyyaml|jinja2|matplotlib|prometheus_client|textual)='
 	$(VENV)/versions-$*/bin/python -m pytest $(SIDE_BY_SIDE) $(VERSIONS_TESTS)
 
 # ---- what was built, as others install it ---------------------------------------------

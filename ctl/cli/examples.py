@@ -86,6 +86,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "bench compare": ("bench compare before/results.json after/results.json",),
     "bench report": ("bench report --out report results.json",),
     "stats": ("stats --follow", "stats --reasons DROP_DENIED", "stats --format prometheus"),
+    "top": ("top --network shop", "top --once --sort refused", "top -n 10 -d 5 --json"),
     "metrics": (
         "metrics",
         "metrics --openmetrics --series 1000",

@@ -38,6 +38,7 @@ COMMANDS = {
     "rm": ".container:rm",
     "bench": ".bench:bench",
     "stats": ".stats:stats",
+    "top": ".top:top",
     "metrics": ".metrics:metrics",
     "trace": ".trace:trace",
     "web": ".web:web",

@@ -61,7 +61,6 @@ COMMANDS: Mapping[str, str] = {
     "swarm": _SWARM,
     "system": "use `doctor`, `stats`, `version`, `network prune` and `down`",
     "tag": _IMAGES,
-    "top": "its processes are processes of this host: use `exec CONTAINER ps`, or ps on the host",
     "trust": _IMAGES,
     "unpause": "a container is not paused: `kill -CONT` with its process, which `inspect` shows, continues that",
     "update": "a container's options are those of its `run`; `port set` and `network connect` change its network",

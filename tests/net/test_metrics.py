@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import struct
+import subprocess
 import sys
 from collections.abc import Callable
 from ipaddress import ip_address
@@ -20,9 +22,9 @@ from datapath.config.settings import Settings
 from datapath.engine.engine import Engine
 from datapath.kernel import libbpf
 from datapath.kernel.netns import enter
-from datapath.telemetry import snapshot
+from datapath.telemetry import rates, snapshot
 from tests.bpf.packets import checksum, mac_bytes
-from tests.net.hosts import DATAPATHCTL, Host
+from tests.net.hosts import DATAPATHCTL, PATIENCE, Host
 from tests.net.wire import Container, opened, start_container
 
 Keep = Callable[..., Any]
@@ -41,13 +43,8 @@ class Shop:
         self.cron = self.start("cron", "--label role=batch --network plain")
         (host.folder / "db.yaml").write_text(POLICY)
         host.ctl(f"policy apply -f {host.folder / 'db.yaml'}")
-        with opened(self.db) as listening:
-            listening.bind((self.db.ip, PORT))
-            listening.listen()
-            for _ in range(CONNECTIONS):
-                with opened(self.app) as one:
-                    one.connect((self.db.ip, PORT))
-                    listening.accept()[0].close()
+        for _ in range(CONNECTIONS):
+            connect(self)
         for _ in range(REFUSED):
             refuse(self.cron, self.db)
 
@@ -58,6 +55,19 @@ class Shop:
         settings = Settings.from_env(self.host.env or {})
         with enter(self.host.path):
             return snapshot.take(Engine(settings), **options)
+
+
+def connect(shop: Shop) -> None:
+    """`app` to `db`, and both close it."""
+    with opened(shop.db) as listening, opened(shop.app) as one:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((shop.db.ip, PORT))
+        listening.listen()
+        one.connect((shop.db.ip, PORT))
+        with listening.accept()[0] as other:
+            one.shutdown(socket.SHUT_WR)
+            assert other.recv(1) == b""
+        assert one.recv(1) == b""
 
 
 def refuse(client: Container, server: Container, port: int = PORT) -> None:
@@ -241,3 +251,98 @@ def test_programs_that_are_timed_say_what_they_cost(shop: Shop) -> None:
     found = parsed(shop)
     assert found["datapath_program_runs_total"]["from_container",] >= 1
     assert 0 < found["datapath_program_seconds_total"]["from_container",] < 1
+
+
+# ---- top ---------------------------------------------------------------------------------------------
+
+
+def rates_of(shop: Shop, act: Callable[[], None]) -> rates.Rates:
+    """What has happened between a look before it and one behind it."""
+    engine = Engine(Settings.from_env(shop.host.env or {}))
+    with enter(shop.host.path):
+        before = rates.look(engine)
+        act()
+        return rates.between(before, rates.look(engine))
+
+
+def test_v15_rates_are_what_was_sent_between_two_looks(shop: Shop) -> None:
+    before = shop.snapshot().totals
+
+    def act() -> None:
+        for _ in range(3):
+            connect(shop)
+        for _ in range(2):
+            refuse(shop.cron, shop.db)
+
+    found = rates_of(shop, act)
+    app, cron, db = (
+        next(one for one in found.containers if one.name == name) for name in ("app", "cron", "db")
+    )
+    assert [round(one.connections * found.seconds) for one in (app, cron, db)] == [3, 0, 3]
+    assert [round(one.refused * found.seconds) for one in (app, cron, db)] == [0, 2, 2]
+    assert (app.sent, app.received, app.packets) == (db.received, db.sent, db.packets)
+    (had,), (line,) = (
+        [one for one in lines if (one.source, one.port) == ("app", PORT)]
+        for lines in (before, shop.snapshot().totals)
+    )
+    assert round(app.sent * found.seconds) == line.sent_bytes - had.sent_bytes > 0
+    (refused,) = [one for one in found.refused if one.packets]
+    assert (refused.head.source, refused.head.reason) == ("cron", "DROP_IN")
+    assert round(found.dropped["DROP_IN"] * found.seconds) == 2 and found.own > 0
+
+
+def columns(said: str, number: int) -> list[list[str]]:
+    """So many of each line."""
+    return [line.split()[:number] for line in said.splitlines()]
+
+
+def test_v15_top_prints_tables_where_there_is_no_terminal(shop: Shop) -> None:
+    said = shop.host.ctl("top --once -d 0.01 --network shop")
+    first, *containers = said.split("\n\n")[0].splitlines()
+    assert "of a processor" in first and "packets/s" in first
+    assert containers[0].split()[0] == "CONTAINER" and {"app", "db"} <= {
+        line.split()[0] for line in containers
+    }
+    # Of what can be without end no more than the first lines are printed.
+    assert ["app", f"db:{PORT}", "tcp"] in columns(shop.host.ctl("top --once -d 0.01 --filter app"), 3)
+    refused = shop.host.ctl("top --once -d 0.01 --filter cron")
+    assert ["cron", f"db:{PORT}", "tcp", "DROP_IN"] in columns(refused, 4) and "app" not in refused
+    unwatched = json.loads(shop.host.ctl("top --once -d 0.01 --network plain --json"))
+    assert (unwatched["Container"], unwatched["Packets"]) == ("cron", None)
+    assert shop.host.refused("top --once --network nothing").endswith("network nothing not found")
+    assert shop.host.refused("top --once -n 2").endswith("--once is -n 1: give one of both")
+
+
+def test_v15_top_goes_on_until_it_is_interrupted(shop: Shop) -> None:
+    top = shop.host.start([DATAPATHCTL, "top", "-d", "0.05", "--json"], stdout=subprocess.PIPE)
+    assert top.stdout is not None
+    top.stdout.readline()  # it has looked twice
+    refuse(shop.cron, shop.db)
+    for line in top.stdout:
+        row = json.loads(line)
+        if row["Kind"] == "refused" and row["From"] == "cron" and row["Packets"] > 0:
+            break
+    top.send_signal(signal.SIGINT)
+    top.stdout.read()
+    assert top.wait(PATIENCE) == 0
+
+
+def test_v15_top_draws_on_a_terminal_and_ends_at_q(shop: Shop) -> None:
+    typed = f"stty cols 80 rows 24; {DATAPATHCTL} top -d 0.05"
+    env = {**(shop.host.env or {}), "TERM": "xterm-256color", "HOME": str(shop.host.folder)}
+    top = subprocess.Popen(
+        shop.host.within(["script", "-qec", typed, "/dev/null"]),
+        env=env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert top.stdin is not None and top.stdout is not None
+    shown = b""
+    while b"CONTAINER" not in shown or b"app" not in shown:
+        piece = os.read(top.stdout.fileno(), 65536)
+        assert piece, shown
+        shown += piece
+    top.stdin.write(b"q")
+    top.stdin.flush()
+    top.stdout.read()
+    assert top.wait(PATIENCE) == 0

@@ -210,6 +210,8 @@ LOOKS = (
         "stats",
         "stats --format prometheus",
         "metrics",
+        "top --once -d 0.01",
+        "top --once -d 0.01",
         "stats --reasons",
         "doctor",
         "version",

@@ -59,6 +59,7 @@ ROWS: list[tuple[str, set[str]]] = [
     ("ps --filter s", {"since=", "status=created", "status=running", "status=exited"}),
     ("ps --format ", {"json", "table"}),
     ("stats --format p", {"prometheus"}),
+    ("top --sort n", {"name"}),
     ("stats --reasons DROP_D", {"DROP_DENIED", "DROP_DEVICE", "DROP_DIRECT"}),
     ("bench run --suite f", {"full"}),
     ("bench run --modes ebpf,n", {"ebpf,nftables", "ebpf,none", "ebpf,nginx"}),

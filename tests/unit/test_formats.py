@@ -51,6 +51,9 @@ from datapath.telemetry import cluster
 from datapath.telemetry.drops import DropRow, RefusedRow
 from datapath.telemetry.names import Answer, Name
 from datapath.telemetry.policies import Checked, Seen
+from datapath.telemetry.rates import Look
+from datapath.telemetry.snapshot import Member as SeenMember
+from datapath.telemetry.snapshot import Snapshot
 from datapath.telemetry.stats import ServiceUse, Stats
 from datapath.telemetry.why import Program, Why
 from tests.unit.test_bench_files import RUN
@@ -121,6 +124,12 @@ class Library:
             *("red", "app", "10.0.0.2", 41822, "db", "10.0.0.3", 5432, "tcp", "allowed", "", "established"),
             *(1, 4, 240, 3, 180, 9.0, 2.0),
         )
+        member = SeenMember("1", "web", "datapath", {}, {"red": ("10.0.0.2",)}, ())
+        taken = iter(range(9))
+        monkeypatch.setattr(
+            "datapath.telemetry.rates.look",
+            lambda *_: Look(Snapshot(next(taken), [member], [], [line], [], None, stats, counts), 0.0, None),
+        )
         monkeypatch.setattr("ctl.cli.formatting.now", lambda: 9.0)
         monkeypatch.setattr("datapath.telemetry.flows.flows", lambda *_, **__: Flows([line], 1))
         monkeypatch.setattr("datapath.telemetry.why.why", lambda *_: WHY)
@@ -184,6 +193,7 @@ PRINTS: dict[str, tuple[str, str, Any]] = {
     "names ls": ("", "Data", "10.0.0.2"),
     "names resolve": ("a web", "Source", "network red"),
     "stats": ("", "Counter", "DROP_STALE"),
+    "top": ("--once -d 0.01", "Container", "web"),
     "doctor": ("", "Check", "down"),
     "reconcile": ("", "Check", "down"),
     "version": ("", "Version", __version__),

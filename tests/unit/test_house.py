@@ -52,6 +52,8 @@ ONLY_IN = {
     "yaml": "datapath.plan.policies",
     "click": "ctl.cli",
     "prometheus_client": "datapath.telemetry",
+    "textual": "ctl.cli.top_screen",
+    "rich": "ctl.cli.top_screen",
 }
 
 # What looks at the outside world, at a clock or at randomness: pure modules do none of it.
@@ -231,8 +233,8 @@ def test_s23_nothing_is_decided_by_the_wall_clock() -> None:
 
 def test_heavy_packages_are_imported_where_they_are_used() -> None:
     """At the top of a module they would cost every start of the command line (pyroute2: 0.2 s)."""
-    # These two are imported as late as what they are about.
-    late = {"ctl.web.app", "ctl.web.http"}
+    # These are imported as late as what they are about.
+    late = {"ctl.web.app", "ctl.web.http", "ctl.cli.top_screen"}
     served = {"starlette", "uvicorn", "h11"}
     heavy = {"pyroute2", "bcc", "matplotlib", "jinja2", "markupsafe", "yaml", "prometheus_client", *served}
     found = [
