@@ -426,7 +426,8 @@ def test_a_port_of_who_is_behind_a_container_is_not_its_own(publishing: Programs
 
 
 def occupy(programs: Programs, ports: set[int], endpoint: int = B1.number) -> None:
-    """Another container's ports are mapped to these."""
+    """Another container's ports are mapped to these; one that is there, as its row in `quotas` says."""
+    programs.maps["quotas"].setdefault(abi.quota_key(endpoint), abi.quota())
     programs.maps["externals"].update_many(
         {
             abi.external_key(HOST, port, p.UDP): abi.external(

@@ -62,9 +62,12 @@ class Page:
         return self.ask("/picture")["put"]
 
     def children(self) -> dict[int, int]:
-        """Pids of the two processes below it -> the users that they are."""
-        found = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return {int(pid): int(status(int(pid))["Uid"].split()[0]) for pid in found}
+        """Pids of the two processes below it, as far as they have not just ended -> the users that they are."""
+        users = dict[int, int]()
+        for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                users[int(pid)] = int(status(int(pid))["Uid"].split()[0])
+        return users
 
     def end(self) -> int:
         self.process.send_signal(signal.SIGTERM)
