@@ -7,6 +7,8 @@ import contextlib
 from collections import Counter
 from dataclasses import dataclass, field
 
+from datapath.model.policies import Policy
+from datapath.plan.policies.compiling import plan_rows
 from tests.model import counting
 from tests.model.addresses import MAPPED
 from tests.model.counting import raw_key
@@ -100,6 +102,11 @@ class Comparison:
             self.index[id(topology.overlay.encrypted)] = index[ENCRYPTED]
         self.index[id(LOOPBACK)] = 1
         self.elsewhere = index[topology.uplinks[0].name]
+
+    def put(self, policies: list[Policy]) -> None:
+        """These are in force from now on, in both."""
+        self.reference.put(policies)
+        self.programs.put(plan_rows(policies, self.reference.guard.world))
 
     def expect(self, sent: Sent) -> Expected | Undecided | None:
         self.reference.width, self.reference.asked = 0, None

@@ -34,6 +34,7 @@ class Connection:
         "counts",
         "fins",
         "heard",
+        "judged",
         "masquerades",
         "numbers",
         "opener",
@@ -54,6 +55,7 @@ class Connection:
         self.again = False  # its port was used again after both sides had spoken
         self.heard = False  # the other side has spoken, now or before the port was used again
         self.masquerades = False
+        self.judged = [0, 0]  # by which policies each half was, 0: by none
         self.service: Service | None = None  # that it is one to
         self.uplink: Uplink | None = None  # by which it leaves, if it is masqueraded
         self.acks = [0, 0]  # the last one that the opener, and the other side, has sent
@@ -162,6 +164,7 @@ class Connections:
     def __init__(self) -> None:
         self.table: dict[Key, Half] = {}
         self.all: list[Connection] = []  # that there ever were
+        self.generation = 0  # of the policies in force
         self.find = self.table.get
 
     def __contains__(self, key: Key) -> bool:
@@ -175,6 +178,7 @@ class Connections:
         self, original: Key, answer: Key, opener: Member | None, server: Member | None
     ) -> Connection:
         connection = Connection(original, answer, opener, server)
+        connection.judged = [self.generation, self.generation]
         for key in (original, answer):
             old = self.table.get(key)
             if old:

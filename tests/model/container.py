@@ -45,6 +45,7 @@ from tests.model.packet import (
     Packet,
     backwards,
 )
+from tests.model.policies import HOST as OWN
 from tests.model.questions import Questions
 from tests.model.routes import Flow, Route
 from tests.model.situations import Situation, Withheld
@@ -70,6 +71,8 @@ class FromContainer(Questions, OnLink):
         if p.dst_mac[0] & 1:
             group = self._group(p, sender)
             return self._group_to_link(p, sender, group) if net.lan else group
+        if self.guard.generation and self._for_resolver(p, sender):
+            raise Withheld  # tests/bpf/test_policies.py asks
         if self._for_resolver(p, sender):
             return self._question(p, sender)
         if net.questions:
@@ -94,11 +97,11 @@ class FromContainer(Questions, OnLink):
                 *(p, sender.number), lambda: self._to_peer(p, net, sender, net.icc or self._linked(p))
             )
         if target is None and router:
-            return self._by_router(p, net, router)
+            return self._by_router(p, sender, router)
         if p.fragment and target is None and p.dst_mac != net.mac:
             return self._leaves(p, sender)  # nobody's, whatever it is of
         # Between members a fragment is a packet like any other; translation and policy need to know its ports.
-        if p.fragment and (target is None or not net.icc or sender.serves):
+        if p.fragment and (target is None or not net.icc or sender.serves or self.guard.generation):
             return self._as_fragment(p, sender.number, lambda: self._unicast(p, sender, target))
         return self._unicast(p, sender, target)
 
@@ -106,13 +109,19 @@ class FromContainer(Questions, OnLink):
     def _router(net: Network, mac: bytes) -> Member | None:
         return next((one for one in net.members.values() if one.mac == mac and one.forwarding), None)
 
-    def _by_router(self, p: Packet, net: Network, router: Member) -> Expected:
+    def _by_router(self, p: Packet, sender: Member, router: Member) -> Expected:
         """To whatever lies behind a member that forwards: it is a neighbour like any."""
+        net = sender.network
         if unusable(p.dst) or p.dst == net.broadcast or p.dst_mac == p.src_mac:
             raise Withheld
         self._meet(Situation.BY_ROUTER)
         if not net.icc:
             return dropped(p.frame, "DROP_ICC")
+        if p.fragment and self.guard.generation:
+            raise Withheld
+        refused = self._admitted(p, sender, router.number)
+        if refused:
+            return refused
         self.watch.meets(p, router.number)
         return passed("DELIVERED", p.frame)
 
@@ -128,6 +137,9 @@ class FromContainer(Questions, OnLink):
             return self._leaves(p, sender)
         if not sender.network.icc and not self._linked(p):
             return dropped(p.frame, "DROP_ICC")
+        refused = self._admitted(p, sender, target.number)
+        if refused:
+            return refused
         if target.serves and not p.fragment and p.opens:
             self._yields(p)
         self.watch.meets(p, target.number)
@@ -252,7 +264,14 @@ class FromContainer(Questions, OnLink):
             return dropped(p.frame, "DROP_WRONG_MAC")
         elif dst[1] & 15 <= 1:
             return dropped(p.frame, "DROP_MULTICAST_OFF")
+        to = (0, p.dst), p.ports[1] if p.ports else 0
+        if self.guard.generation:
+            refusal = self.guard.judges(p.proto, (sender.number, p.src), *to)
+            refused = self._refused(p, None, refusal)
+            if refused:
+                return refused
         others = {id(m): m for m in net.members.values() if m is not sender} if net.icc else {}
+        others = {key: m for key, m in others.items() if self.guard.wants_copies(m.number)}
         return Expected(REDIRECT, ("FLOODED",), (p.frame,), to=fitting(p, net, others))
 
     # ---- to one place ------------------------------------------------------------------------------------
@@ -289,6 +308,9 @@ class FromContainer(Questions, OnLink):
         if wrong:
             return dropped(frame, *wrong)
         if net.internal or on_link(p.src):
+            refused = self._admitted(p, sender, OWN)
+            if refused:
+                return refused
             self.watch.meets(p, HOST)
             return passed("TO_HOST", frame)
         if p.ports:
@@ -327,10 +349,13 @@ class FromContainer(Questions, OnLink):
             published = self._published(p)
             return self._open_published(p, sender, published) if published else self._to_mapped(p, sender)
         kept = self._kept(p, sender, route, net.masquerade)
+        if kept and self.guard.generation:
+            raise Withheld  # which of the two is asked first nobody minds
         if kept:
             return kept
         if route.kind in ("none", "stop"):
-            return self._has_no_way(p, net.masquerade)
+            refused = self._admitted(p, sender, OWN) if p.ttl > 1 else None
+            return refused or self._has_no_way(p, net.masquerade)
         if route.kind == "net" and route.network is net and route.via:
             return self._behind(p, sender, net.members.get(route.via))
         if route.kind == "net":
@@ -350,6 +375,9 @@ class FromContainer(Questions, OnLink):
         hairpin = p.ports is not None and p.proto in (TCP, UDP) and self._hairpin_leads(p, sender)
         if hairpin:
             return self._to_external(p, sender)
+        refused = self._admitted(p, sender, OWN)
+        if refused:
+            return refused
         self.watch.meets(p, HOST)
         if p.ports is None or p.proto not in (TCP, UDP):
             return ours
@@ -369,6 +397,9 @@ class FromContainer(Questions, OnLink):
         """To a port of the host's to which a container's is mapped."""
         proto, _, sport, host, dport = p.key
         self._meet(Situation.HAIRPIN)
+        denied = self._may_go_out(p, sender)
+        if denied:
+            return denied
 
         def answer(port: int) -> Key:
             return (proto, host, dport, host, port)
@@ -393,7 +424,7 @@ class FromContainer(Questions, OnLink):
         self._meet(Situation.BEHIND)
         if p.ttl <= 1:
             return self._told(p, sender, "DROP_TTL")
-        refused = self._too_big(p, sender, net.mtu)
+        refused = self._too_big(p, sender, net.mtu) or self._admitted(p, sender, router.number)
         self.watch.meets(p, router.number)
         return refused or passed("DELIVERED", router.mac + net.mac + one_hop(p)[12:])
 
@@ -420,12 +451,15 @@ class FromContainer(Questions, OnLink):
             if flags & RST or flags & (SYN | ACK) == SYN | ACK:
                 return dropped(frame, "DROP_NO_CONN")
         if not net.masquerade:
-            return self._as_it_is(p, sender)
+            return self._may_go_out(p, sender) or self._as_it_is(p, sender)
         source = route.masquerade_source()
         if source != route.uplink.address(len(source)):
             self._meet(Situation.ROUTE_SOURCE)
         if not source:
             return dropped(frame, "DROP_NO_ROUTE")
+        denied = self._may_go_out(p, sender)
+        if denied:
+            return denied
         proto, _, sport, dst, dport = p.key
 
         def answer(port: int) -> Key:
@@ -436,6 +470,13 @@ class FromContainer(Questions, OnLink):
 
         opening = nat.Opening(p, sport, answer, out, "TO_OUTSIDE", sender, None, route.uplink)
         return self.nat.masquerade(opening, sender, source)
+
+    def _may_go_out(self, p: Packet, sender: Member) -> Expected | None:
+        """None: it may begin that."""
+        if not self.guard.generation:
+            return None
+        proto, src, _, dst, dport = p.key
+        return self._refused(p, sender, self.guard.judges(proto, (sender.number, src), (0, dst), dport))
 
     def _as_it_is(self, p: Packet, sender: Member) -> Expected:
         """Without masquerading."""

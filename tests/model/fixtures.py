@@ -22,9 +22,11 @@ from datapath.dataplane.convert import to_abi
 from datapath.dataplane.host_entries import xfrm_entries
 from datapath.dataplane.layout import MAPS, ROLE_SERVES, TAILS, TAILS_MAP
 from datapath.dataplane.pins import watch
+from datapath.dataplane.policies import Policies
 from datapath.dataplane.structs import UpstreamValue
 from datapath.kernel import abi, bpf_maps, libbpf
 from datapath.model.host import XfrmPolicies, XfrmPolicy
+from datapath.plan.policies.rows import Rows
 from tests import bpf
 from tests.bpf.fixtures import private_bpffs
 from tests.bpf.names import add_name, add_resolver, address_record, pointer_record
@@ -158,6 +160,7 @@ class Programs:
     def fill(self, topology: Topology) -> None:
         """The maps as the control plane would leave them, without any connection."""
         self.buried.clear()
+        Policies(self.maps.__getitem__).clear()
         for name, m in self.maps.items():
             if name == "networks":
                 for number in range(1, 16):
@@ -202,6 +205,10 @@ class Programs:
         for client, server, port, proto in topology.links:
             key = abi.link_key(address(client), address(server), port, proto)
             self.maps["links"][key] = abi.link(numbers[client], numbers[server])
+
+    def put(self, rows: Rows) -> None:
+        """Policies that are in force from now on."""
+        Policies(self.maps.__getitem__).apply(rows)
 
     def _service(self, service: Service) -> None:
         net, number = service.network, service.network.number

@@ -7,13 +7,15 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable
 
+from datapath.model.policies import Policy
 from tests.model import nat
 from tests.model.addresses import loopback, on_link
 from tests.model.connections import Connection, Connections, Half
 from tests.model.errors import check_error, error_outs, quotation
-from tests.model.expected import REDIRECT, Expected, dropped, either, last_hop, passed, translated
+from tests.model.expected import NEXT, REDIRECT, Expected, dropped, either, last_hop, passed, translated
 from tests.model.fragments import Datagram, Datagrams, options_of
 from tests.model.packet import FIRST, ICMP, ICMPV6, IPV4, LATER, TCP, UDP, Key, Packet, backwards
+from tests.model.policies import HOST, OUTSIDE, Guard, Refusal
 from tests.model.routes import ANYIP, Flow, Route
 from tests.model.services import Services, is_gateway
 from tests.model.situations import WITHHELD, Situation, Withheld
@@ -25,18 +27,20 @@ __all__ = ["Forwarding"]
 
 SMALL = 500  # bytes: what nothing cuts in pieces
 SMALL_ENOUGH = 1000  # and what is no larger with another header before it
+PROHIBITED = b"\3\x0d", b"\1\1"  # by a policy (RFC 1812 5.2.7.1, RFC 4443 3.1)
 
 
 def error_head(p: Packet, reason: str) -> bytes:
-    """Type and code: time exceeded in transit; fragmentation needed, packet too big."""
+    """Type and code: time exceeded in transit; fragmentation needed, packet too big; or administratively prohibited."""
     kinds = {"DROP_TTL": (b"\x0b\0", b"\3\0"), "DROP_TOO_BIG": (b"\3\4", b"\2\0")}
-    return kinds[reason][0 if p.kind == IPV4 else 1]
+    return kinds.get(reason, PROHIBITED)[0 if p.kind == IPV4 else 1]
 
 
 class Forwarding(Services):
     def __init__(self, topology: Topology, withheld: frozenset[Situation] = frozenset(WITHHELD)) -> None:
         self.topology, self.withheld = topology, withheld
         self.connections = Connections()
+        self.guard = Guard()
         self.datagrams = Datagrams()
         self.detours: set[tuple[int, Key]] = set()  # what members have sent to the host's own ports
         self.watch = Watch()
@@ -60,6 +64,34 @@ class Forwarding(Services):
         self.met[situation] += 1
         if situation in self.withheld:
             raise Withheld(situation)
+
+    # ---- policies ----------------------------------------------------------------------------------------
+
+    def put(self, policies: list[Policy]) -> None:
+        """These are in force from now on."""
+        self.guard.put(policies, self.topology)
+        self.connections.generation = self.guard.generation
+
+    def _refused(self, p: Packet, sender: Member | None, refusal: Refusal | None) -> Expected | None:
+        """By a policy: a container hears of it. None: it is not."""
+        if refusal is None:
+            return None
+        self._meet(Situation.POLICY_OUT if refusal.reason == "DROP_OUT" else Situation.POLICY_IN)
+        self.width = 0
+        if not refusal.told or sender is None or sender is LOCAL_SENDER:
+            return dropped(p.frame, refusal.reason)
+        return self._told(p, sender, refusal.reason)
+
+    def _stands(self, p: Packet, sender: Member | None, half: Half) -> Expected | None:
+        before = half.connection.judged[0 if half.original else 1]
+        expected = self._refused(p, None if p.error else sender, self.guard.stands(p, half))
+        if expected and before != self.guard.generation:
+            self._meet(Situation.POLICY_AGAIN)
+        return expected
+
+    def _admitted(self, p: Packet, sender: Member, to: int) -> Expected | None:
+        """What a member sends that nobody translates. None: it may pass."""
+        return self._refused(p, sender, self.guard.admits(p, sender.network, sender.number, to))
 
     # ---- the way's width -------------------------------------------------------------------------------
 
@@ -163,6 +195,9 @@ class Forwarding(Services):
 
     def _forward(self, p: Packet, sender: Member | None, half: Half) -> Expected | None:
         connection, out, receiver = half.connection, half.out, half.receiver
+        refused = self._stands(p, sender, half)
+        if refused:
+            return refused
         if half.stale:
             return dropped(p.frame, "DROP_STALE")
         if receiver is LOCAL_SENDER:
@@ -242,6 +277,9 @@ class Forwarding(Services):
         if peer is None or peer.original or peer.sender or receiver is None or receiver is LOCAL_SENDER:
             return passed("TO_HOST", last_hop(p))
         self._meet(Situation.HAIRPIN_AWAITED)
+        refused = self._stands(p, None, peer)
+        if refused:
+            return refused
         if peer.stale:
             return dropped(p.frame, "DROP_STALE")
         refused = self._too_big(p, sender, receiver.network.mtu, True)
@@ -309,6 +347,12 @@ class Forwarding(Services):
         if half is None or not half.is_by(sender) or p.dst != key[3]:
             return None
         other, receiver = half.opposite, half.receiver
+        refused = self._stands(p, None, half)
+        if refused:
+            refused.outs = (
+                p.frame[14 * (self.bare and self.outside) :],
+            )  # no header is made for what is refused already
+            return refused
         if half.stale:
             return dropped(p.frame, "DROP_STALE")
         src = other[3] if p.src == key[1] else p.src
@@ -398,6 +442,9 @@ class Forwarding(Services):
         source = src if kept else net.gateway(len(src))
         if net.beside and client is None:
             self._meet(Situation.BESIDE)
+        denied = self._may_open(p, client, source, published)
+        if denied:
+            return denied
         # What the host says to itself has no way to go that could be too narrow.
         refused = None if local else self._too_big(p, client, net.mtu, True)
 
@@ -412,6 +459,24 @@ class Forwarding(Services):
         if refused and (expected is None or expected.check):
             return None  # it is opened, but with which port nobody can see
         return refused or expected
+
+    def _may_open(
+        self, p: Packet, client: Member | None, source: bytes, published: Published
+    ) -> Expected | None:
+        """None: it may. The host's own stack tells its sockets, as nobody has the port there either."""
+        if not self.guard.generation:
+            return None
+        local = client is LOCAL_SENDER
+        number = HOST if local else client.number if client else OUTSIDE
+        src = source if local and loopback(p.src) else p.src
+        to = published.member.number, published.addr
+        refusal = self.guard.judges(p.proto, (number, src), to, published.port)
+        if refusal and p.fragment and (local or client is None):
+            raise Withheld
+        expected = self._refused(p, client, refusal)
+        if refusal and local and refusal.told:
+            return Expected(NEXT, ("NOT_OURS",), (p.frame,), beside=(refusal.reason,))
+        return expected
 
     # ---- fragments -------------------------------------------------------------------------------------
 

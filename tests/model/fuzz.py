@@ -28,9 +28,11 @@ from tests.model.devices import Host
 from tests.model.draws import Sent
 from tests.model.fixtures import Programs, pinned_to_one_cpu
 from tests.model.generate import Generator
+from tests.model.policies import Drawn
 from tests.model.situations import WITHHELD, Situation
 
 TOPOLOGIES, PACKETS = 8, 1500  # topologies of one host, packets of one topology
+GUARDED = 0.15  # of the topologies have policies
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,15 @@ def one_round(order: Order, number: int, cpu: int = 0, enough: Callable[[Tally],
 
 def one_topology(seed: str, host: Host, programs: Programs, tally: Tally, order: Order) -> None:
     rng = random.Random(seed)
-    topology = hosts.topology(rng, host.plan)
+    chance = random.Random(f"policies {seed}")
+    guarded = chance.random() < GUARDED
+    topology = hosts.topology(rng, host.plan, guarded)
     if not topology.members:
         return
     comparison = Comparison(host, programs, topology, order.withheld)
+    drawn = Drawn(chance, topology, (*hosts.OUT4, *hosts.OUT6))
+    if guarded:
+        comparison.put(drawn.policies())
     generator = Generator(rng, topology, comparison.reference)
     history: list[Sent] = []
     for index in range(PACKETS):
@@ -94,6 +101,10 @@ def one_topology(seed: str, host: Host, programs: Programs, tally: Tally, order:
             if rng.random() < 0.5:
                 programs.bury(number)
                 comparison.reference.bury(number)
+            if guarded:
+                comparison.put(comparison.reference.guard.policies)
+        if guarded and index % 150 == 149:
+            comparison.put(drawn.policies())
         if topology.services and index % 50 == 49 and rng.random() < 0.3:
             service = rng.choice(topology.services)
             state = rng.choice(("up", "up", "up", "down", "draining"))

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from tests.model.addresses import MAPPED
 from tests.model.errors import quotation
-from tests.model.expected import SHOT, Expected, advertisement, arp_reply, dropped, fitting, passed
+from tests.model.expected import SHOT, Expected, advertisement, arp_reply, dropped, either, fitting, passed
 from tests.model.packet import ARP, IPV4, IPV6, LATER, Packet, backwards
+from tests.model.policies import HOST
 from tests.model.routes import Flow
 from tests.model.situations import Situation, Withheld
-from tests.model.topology import Network
+from tests.model.topology import Member, Network
 from tests.model.tunnels import Tunnels
 
 KEPT = 4096  # rows that the table of what goes by way of the host's stack keeps in any case
@@ -43,7 +44,7 @@ class FromHost(Tunnels):
         ):  # a redirect: there is no shorter way than by the gateway
             return dropped(frame, "ABSORBED")
         if p.dst_mac[0] & 1:
-            everybody = {id(m): m for m in net.members.values()}
+            everybody = {id(m): m for m in net.members.values() if self.guard.wants_copies(m.number)}
             return Expected(SHOT, ("FLOODED",), (frame,), to=fitting(p, net, everybody))
         service = net.services.get(p.dst)
         if service:
@@ -61,9 +62,25 @@ class FromHost(Tunnels):
             member = next(routers, None)
         if member is None:
             return dropped(frame, "DROP_NO_ENDPOINT")
+        refused = self._comes_in(p, net, member, forwarded)
+        if refused:
+            return refused
         if not forwarded or (p.src not in net.members and p.src not in net.services):
             self.watch.meets(p, member.number)  # else it was counted as the member sent it
         return passed("DELIVERED", member.mac + frame[6:])
+
+    def _comes_in(self, p: Packet, net: Network, member: Member, forwarded: bool) -> Expected | None:
+        """Refused by a policy; the host's own sockets hear of that. None: it is not."""
+        if not self.guard.generation:
+            return None
+        if p.fragment:
+            raise Withheld  # the kernel has put together what it knows of
+        sender = net.members.get(p.src) if forwarded else None
+        refusal = self.guard.admits(p, net, sender.number if sender else HOST, member.number)
+        expected = self._refused(p, None, refusal)
+        if refusal is None or forwarded:
+            return expected
+        return either(refusal.reason)  # whose source may be no address of the host's
 
     def _is_answer(self, p: Packet, net: Network) -> bool:
         """What the host forwards is for a member that has sent to one of the host's ports, whose packet filter has led

@@ -54,7 +54,8 @@ def uplink(number: int, leg: Leg) -> Uplink:
     return Uplink(f"up{number}", mac, leg.v4.ip.packed, v6, leg.mtu, leg.ethernet, linklocals)
 
 
-def topology(rng: random.Random, host: Plan) -> Topology:
+def topology(rng: random.Random, host: Plan, guarded: bool = False) -> Topology:
+    """`guarded`: policies will be in force, which is known here of bridges on this host alone, without services."""
     networks, members = {}, []
     uplinks = [uplink(i, leg) for i, leg in enumerate(host.legs)]
     number = rng.randint(1, 50)
@@ -78,7 +79,8 @@ def topology(rng: random.Random, host: Plan) -> Topology:
             gateway6=lan.subnet6.ip.packed if ipv6 else b"",
             linklocal=linklocal_of(lan.mac).packed if ipv6 else b"",
         )
-        _put_on_link(random.Random(f"{lan.mac} {number}"), net, uplinks[0])
+        if not guarded:
+            _put_on_link(random.Random(f"{lan.mac} {number}"), net, uplinks[0])
         networks[lan.number] = net
         for i in range(2):
             v6 = (lan.subnet6.network[-2 - i].packed,) if ipv6 else ()
@@ -109,10 +111,14 @@ def topology(rng: random.Random, host: Plan) -> Topology:
     links = _links(rng, members)
     protected = [route(prefix, "out") for prefix in PROTECTED] if rng.random() < 0.6 else []
     other_nat = rng.random() < 0.15
-    overlay = _overlay(rng, host, networks, uplinks) if rng.random() < 0.7 else None
+    overlay = _overlay(rng, host, networks, uplinks) if not guarded and rng.random() < 0.7 else None
     for net in networks.values():
         net.flows = not net.lan and (overlay is None or overlay.network is not net) and rng.random() < 0.4
-    _services(random.Random(f"services {number} {host.ports}"), host, networks, overlay, ports)
+        net.flows = net.flows and not guarded
+    if guarded:
+        protected, other_nat = [], False
+    else:
+        _services(random.Random(f"services {number} {host.ports}"), host, networks, overlay, ports)
     return Topology(
         networks=list(networks.values()),
         members=members,

@@ -96,6 +96,9 @@ class Situation(StrEnum):
     ASKS_OWNER = "a question for who has the address of either"
     ASKS_UPSTREAM = "a question that a server upstream has to answer"
     ASKS_NOBODY = "and one for which there is none"
+    POLICY_OUT = "refused by a policy about its sender"
+    POLICY_IN = "refused by one about who would get it"
+    POLICY_AGAIN = "refused, of a connection that others have let begin"
 
 
 # Not met on purpose until the programs know it: why.
