@@ -27,6 +27,7 @@ from datapath.store.sqlite import SQLiteStore
 from . import changes
 from .checking import Checked, Checking
 from .loop import NEVER
+from .renewal import Renewed
 
 # Seconds: from the first of news to what follows, so that what comes together is served together; between looks at what
 # makes no news; between two changes.
@@ -46,6 +47,7 @@ class Health:
         self._say: Callable[[str], None] = lambda line: say(f"health: {line}")
         self._written, self._checking = Written(*_DATABASE), Checking(settings)
         self._sole = Sole(settings.state_dir / HEALTH, "another agent")
+        self._sole.inherit()
         self._checked: dict[tuple[str, str], Checked] = {}
         self._news = True  # the rows may be others than when they were read
         self._wanted = False  # there are services whose backends are to be checked
@@ -59,9 +61,12 @@ class Health:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Without it every backend that runs is up; unless the agent starts itself again, which an exception says."""
+        """Without it every backend that runs is up. If the agent starts itself again what was found holds all the
+        while, for commands that come in between as well."""
         self._checking.close()
         self._written.__exit__(*exception)
+        if isinstance(exception[1], Renewed):
+            self._sole.hand_on()
         held = self._sole.held
         self._sole.release()
         if held and exception[0] is None:

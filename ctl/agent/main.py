@@ -24,7 +24,9 @@ def serve(settings: Settings, say: Callable[[str], None]) -> None:
     StateError, KernelError."""
     features.require()
     heap.spare()
-    with Sole(settings.state_dir / AGENT, "another agent") as sole, Events() as events:
+    sole = Sole(settings.state_dir / AGENT, "another agent")
+    sole.inherit()
+    with sole, Events() as events:
         follower = Follower(settings, events, sole, say)
         try:
             with (
@@ -35,4 +37,5 @@ def serve(settings: Settings, say: Callable[[str], None]) -> None:
             return
         except Renewed as why:
             say(f"{why}: starting again")
+            sole.hand_on()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The file that says that a process is the only one of its kind for a state directory: it holds a lock on it.
 
-A process that is killed leaves the file, which is then nobody's: the next one takes it, or `down` removes it.
+A process that is killed leaves the file, which is then nobody's: the next one takes it, or `down` removes it. One that
+becomes another program by execv(3) may go on holding the lock: `hand_on` before, `inherit` after.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from datapath.errors import InUseError, StateError
 # The files' names in the state directory.
 AGENT = "agent"
 HEALTH = "health"  # of the agent as long as it checks the health of services' backends
+
+_HANDED = "DATAPATH_LOCK"  # the first part of variables that tell a descriptor to the program that a process becomes
 
 
 class Sole:
@@ -54,6 +57,26 @@ class Sole:
     def held(self) -> bool:
         """The lock is held, on the file that is at the path now."""
         return self._fd >= 0 and _same(self._fd, self._path)
+
+    def hand_on(self) -> None:
+        """Leaves the lock, held, to the program that this process is about to become, if the lock is held."""
+        if self.held:
+            os.set_inheritable(self._fd, True)
+            os.environ[self._variable] = str(self._fd)
+            self._fd = -1
+        self.release()
+
+    def inherit(self) -> None:
+        """Holds the lock again that the program before has handed on, if there was one and it has."""
+        text = os.environ.pop(self._variable, "")
+        # Whatever else the environment may say: the lock's descriptor is one of its file.
+        if text.isdecimal() and _same(int(text), self._path) and _locked(int(text)):
+            self._fd = int(text)
+            os.set_inheritable(self._fd, False)
+
+    @property
+    def _variable(self) -> str:
+        return f"{_HANDED}_{self._path.name.upper()}"
 
     def release(self) -> None:
         """Removes the file, and the directory if nothing else is in it."""

@@ -6,6 +6,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from typing import Any
 import pytest
 
 from datapath.engine.backends import moment
+from datapath.store.sole import AGENT, HEALTH
 from tests.net import forked
 from tests.net.agents import Agent, agent
 from tests.net.hosts import HOST, Host, eventually
@@ -54,6 +57,18 @@ while True:
         server.close()
         server = None
     time.sleep(0.01)
+"""
+
+# The agent, which grows when it is told to; and is not there again before the file is.
+GROWING = """
+import os, runpy, signal, sys, time
+file = sys.argv[1]
+kept = []
+signal.signal(signal.SIGUSR1, lambda *_: kept.append(b"x" * (64 << 20)))
+while "DATAPATH_AGENT_SHRUNK" in os.environ and not os.path.exists(file):
+    time.sleep(0.01)
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 # What a hostile backend does on its port 90.
@@ -368,6 +383,35 @@ def test_s26_without_an_agent_every_backend_is_up_and_doctor_says_so(prepared: H
             found = prepared.try_ctl("doctor --format json")
             assert [json.loads(line)["Check"] for line in found.stdout.splitlines()] == ["health-unchecked"]
     prepared.ctl("service update --no-healthcheck web")
+
+
+@pytest.mark.usefixtures("alone")
+def test_s26_what_was_found_holds_while_the_agent_starts_itself_again_for_its_memory(
+    prepared: Host, tmp_path: Path
+) -> None:
+    """Commands that come in between give no backend connections that fails its checks, and no other agent begins."""
+    file, (begun,) = sick(prepared, tmp_path), marks(tmp_path, "begun")
+    begun.unlink()
+    with agent(prepared, sys.executable, "-c", GROWING, str(begun)) as one:
+        become(prepared, {"w1": "unhealthy", "w2": "up"})
+        os.kill(one.pid, signal.SIGUSR1)
+        one.says("MB are in use: starting again")
+        assert states(prepared) == {"w1": "unhealthy", "w2": "up"}
+        assert inspected(prepared, "w1")["Reason"] == "exit code 1"
+        prepared.ctl("network create other")
+        prepared.ctl("network rm other")
+        assert prepared.ctl("doctor") == "No problems found."
+        assert asked(prepared) == {"w2": 30}
+        assert prepared.refused("agent").startswith("datapathctl: another agent is at work already")
+        begun.touch()
+        with eventually() as until:
+            until(lambda: sum("following the host" in line for line in one.said) == 2)
+        assert states(prepared) == {"w1": "unhealthy", "w2": "up"} and asked(prepared) == {"w2": 30}
+        file.touch()
+        become(prepared, {"w1": "up", "w2": "up"})
+        prepared.ctl("service update --no-healthcheck web")
+        assert one.end() == 0
+    assert not {AGENT, HEALTH} & set(os.listdir(prepared.folder / "state"))
 
 
 @pytest.mark.usefixtures("alone")

@@ -5,17 +5,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import ip_interface
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 import pytest
 
 from ctl.agent import changes, loop
 from datapath.errors import InUseError
 from datapath.model.host import Device, DeviceAddress, HostNetwork
+from datapath.store import locking
 from datapath.store.sole import Sole, discard
 
 UNIT = Path("etc/systemd/system/datapathctl-agent.service")
@@ -83,6 +86,60 @@ def test_what_a_killed_one_left_is_removed(tmp_path: Path) -> None:
     discard(tmp_path / "agent")
     discard(tmp_path / "agent")
     assert not (tmp_path / "agent").exists()
+
+
+# Holds the lock, becomes another program, which may have it, and has; what a process that it starts gets of it.
+HANDS_ON = """
+import os, subprocess, sys
+from pathlib import Path
+from datapath.store.sole import Sole
+sole = Sole(Path(sys.argv[1]), "another agent")
+if len(sys.argv) == 2:
+    sole.take()
+    sole.hand_on()
+    os.execv(sys.executable, [*sys.orig_argv, "again"])
+print("again", flush=True)
+sys.stdin.readline()
+sole.inherit()
+count = "import os, sys; print(os.path.samefile('/proc/self/fd/' + sys.argv[1], sys.argv[2]))"
+argv = [sys.executable, "-c", count, str(sole._fd), sys.argv[1]]
+started = subprocess.run(argv, close_fds=False, capture_output=True)
+print(sole.held, started.returncode, "DATAPATH_LOCK_AGENT" in os.environ, flush=True)
+sys.stdin.readline()
+sole.release()
+"""
+
+
+def test_a_lock_is_held_on_as_its_process_becomes_another_program(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "agent"
+    argv = [sys.executable, "-c", HANDS_ON, str(path)]
+    with Popen(argv, stdin=PIPE, stdout=PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline() == "again\n"
+        assert locking.held(path)
+        with pytest.raises(InUseError, match="another agent is at work already"), Sole(path, "another agent"):
+            pass
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "True 1 False\n"
+        with pytest.raises(InUseError), Sole(path, "another agent"):
+            pass
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.wait(60) == 0
+    assert not path.parent.exists()
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "99999", "0"])
+def test_what_is_no_descriptor_of_the_locks_file_is_not_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("DATAPATH_LOCK_AGENT", text)
+    sole = Sole(tmp_path / "agent", "another agent")
+    sole.inherit()
+    assert not sole.held and not (tmp_path / "agent").exists()
+    with sole:
+        assert sole.held
 
 
 # ---- the loop ---------------------------------------------------------------------------------------------
