@@ -89,8 +89,8 @@ class Engine:
             if short:  # another such command may have made it again
                 reserve.release(self.settings.state_dir)
                 store.save_space()
-            elif not (freeing or upgrading):
-                self._refuse_spent(last)
+            elif not freeing:
+                self._refuse_spent(last, upgrading)
             stack.enter_context(context)
             tx = Transaction(self.settings, config, store, context, self.owners, self.warn)
             stack.callback(tx.link.close)
@@ -114,12 +114,14 @@ class Engine:
         if tx.link.refused is not None:
             self.warn(str(tx.link.refused))
 
-    def _refuse_spent(self, last: ExitStack) -> None:
-        """StateError if there is only space that a command gave up which takes something away. It cannot make it again
-        while another one has the lock, so that is done `last` here."""
+    def _refuse_spent(self, last: ExitStack, upgrading: bool) -> None:
+        """StateError, unless `upgrading`, if there is only space that a command gave up which takes something away. It
+        cannot make it again while another one has the lock, so that is done `last` here."""
         folder = self.settings.state_dir
-        if reserve.spent(folder):
-            last.callback(reserve.restore, folder)
+        if not reserve.spent(folder):
+            return
+        last.callback(reserve.restore, folder)
+        if not upgrading:
             raise StateError(f"{folder} cannot be written: {no_space(folder)}")
 
     def _finish(self, tx: Transaction) -> None:

@@ -11,7 +11,9 @@ from _struct import pack  # type: ignore[import-not-found, unused-ignore]
 
 def is_unheard(state_dir: str, exit_file: str) -> bool:
     """Nobody wants to know: the container was forgotten, by `rm -f` or `down`, and with it went the file with its exit
-    code. Asked when the command that is changing something is over. False: that cannot be told."""
+    code. Asked when the command that is changing something is over. False: that cannot be told; or the space that is
+    kept for commands which take something away is not there (`store.reserve`), as the one that gave it up may have
+    been about to make it again when the lock was taken here, and did not: the command that tells of the end does."""
     try:
         lock = os.open(state_dir + "/lock", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
@@ -20,7 +22,8 @@ def is_unheard(state_dir: str, exit_file: str) -> bool:
         # As store.locking has it: only one process at a time asks for the other lock.
         fcntl.fcntl(lock, fcntl.F_OFD_SETLKW, pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return not os.path.lexists(exit_file)
+        kept = os.path.lexists(state_dir + "/reserve") or not os.path.lexists(state_dir + "/lock")
+        return kept and not os.path.lexists(exit_file)
     except OSError:
         return False
     finally:

@@ -66,12 +66,16 @@ def keep(folder: Path) -> None:
 
 
 def restore(folder: Path) -> None:
-    """Keep what there is in that directory, after `release`: unless a command is at work, which may need it."""
+    """Keep what there is in that directory, after `release`: unless a command is at work, which may need it. Whoever
+    has the lock at that moment does this later, a mere reader, too: see `glance` and `runtime.farewell`."""
     with suppress(OSError):
         lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not (folder / NAME).exists():
+            there = os.path.samestat(
+                os.fstat(lock), os.stat(folder / "lock")
+            )  # or all was taken away meanwhile
+            if there and not (folder / NAME).exists():
                 _make(folder / NAME, min(size(folder), available(folder) // _PAGE * _PAGE))
         finally:
             os.close(lock)

@@ -174,6 +174,34 @@ def test_s30_on_a_full_disk_what_is_there_can_be_read_and_taken_away(host: Host)
         assert [path.name for path in state.iterdir()] == ["ballast"]
 
 
+def test_s30_on_a_full_disk_whoever_had_the_lock_when_a_command_ended_keeps_space_for_the_next(
+    host: Host,
+) -> None:
+    """A command that gave the space up cannot keep it again then."""
+    state = host.folder / "state"
+
+    def keeps(given_up: Callable[[], object]) -> bool:
+        (state / "reserve").unlink(missing_ok=True)  # a shim's own command may have given it up just now
+        given_up()
+        with eventually() as until:  # a shim that nobody waits for may do it
+            return bool(until(lambda: (state / "reserve").exists() and (state / "reserve").stat().st_size))
+
+    with small_disk(state):
+        serve(host)
+        host.run("b")
+        known = host.inspect("web")["Id"]
+        fill(state)
+        assert keeps(lambda: host.ctl("upgrade"))
+        assert keeps(lambda: host.refused("network create red"))
+        assert keeps(lambda: os.kill(host.process("b"), signal.SIGKILL))
+        host.ctl("stop -t 0 web")
+        assert keeps(lambda: host.ctl(f"_exited {known} 137"))  # recorded
+        host.ctl("rm web")
+        assert keeps(lambda: host.ctl(f"_exited {known} 137"))  # forgotten
+        host.ctl("down")
+        assert [path.name for path in state.iterdir()] == ["ballast"]
+
+
 # Runs datapathctl and kills it before it ends its n-th transaction.
 KILLED_AT_COMMIT = """
 import os, signal, sqlite3, sys

@@ -364,11 +364,18 @@ class TestLife:
         assert not process.alive(held.pid, held.start)
         assert exit_code.read(str(container.exit_file)) is None
 
-    @pytest.mark.parametrize("known", [False, True], ids=["forgotten", "to be recorded"])
+    @pytest.mark.parametrize(
+        ("known", "kept"),
+        [(False, True), (True, True), (False, False)],
+        ids=["forgotten", "to be recorded", "forgotten by a command that gave up the space which is kept"],
+    )
     def test_nobody_is_told_of_the_end_of_a_container_that_was_forgotten(
-        self, container: Container, tmp_path: Path, known: bool
+        self, container: Container, tmp_path: Path, known: bool, kept: bool
     ) -> None:
-        """The shim waits until the command is over that forgets it, and ends without having started anything."""
+        """The shim waits until the command is over that forgets it, and ends without having started anything, unless
+        it may have kept that command from keeping space again."""
+        if kept:
+            (tmp_path / "reserve").touch()
         with locked(tmp_path / "lock"):
             held = container.run("exit 3", exited_env={"WORD": "code", "DATAPATH_STATE_DIR": str(tmp_path)})
             until(lambda: exit_code.read(str(container.exit_file)) == 3)
@@ -376,7 +383,7 @@ class TestLife:
                 container.exit_file.unlink()
             assert process.alive(held.shim_pid, held.shim_start)
         container.finished(held)
-        assert container.exited.exists() == known
+        assert container.exited.exists() == (known or not kept)
 
     def test_terminate(self, container: Container) -> None:
         polite = container.run("exec sleep 60")

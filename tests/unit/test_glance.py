@@ -15,6 +15,7 @@ import pytest
 
 from datapath.model.containers import Container
 from datapath.model.rows import Phase, Status
+from datapath.store import reserve
 from datapath.store.glance import knows_end
 from datapath.store.locking import identity
 from datapath.store.sqlite import SQLiteStore
@@ -76,6 +77,16 @@ def test_it_waits_for_the_command_that_is_recording_it(folder: Path) -> None:
             store.put(ENDED)
         asking.join()
     assert found == [True]
+
+
+def test_space_that_a_command_could_not_keep_again_as_the_lock_was_taken_here_is_kept_here(
+    folder: Path,
+) -> None:
+    with SQLiteStore(folder) as store:
+        store.put(ENDED)
+    assert not (folder / "reserve").exists()
+    assert knows_end(str(folder), WEB)
+    assert (folder / "reserve").stat().st_size == reserve.size(folder)
 
 
 def waited_for(lock: Path) -> bool:
