@@ -236,18 +236,27 @@ class Endpoints:
         found = [e for e in state.endpoints.values() if state.owner(e) != OWNER and e.phase == Phase.READY]
         return sorted(found, key=lambda endpoint: endpoint.number)
 
-    def create(self, request: EndpointRequest, owner: str, key: str = "", allots: bool = False) -> Endpoint:
+    def create(
+        self,
+        request: EndpointRequest,
+        owner: str,
+        key: str = "",
+        allots: bool = False,
+        asker: tuple[int, int] = (0, 0),
+    ) -> Endpoint:
         """Creates an endpoint on the network `request.network`: its addresses are taken, its device waits on the
         host. With a `key` (the owner's own identifier of it) that is known, the one that there is.
 
         ConfigError, NotFoundError; ExistsError: an address is taken, or the key means another endpoint. A holder of
         the address that is dead (its device on the host is gone) is evicted. `allots`: the owner allots the network's
-        addresses, and never one twice: any other endpoint of his that has the address or MAC is evicted.
+        addresses, and never one twice: any other endpoint of his that has the address or MAC is evicted. `asker`: pid
+        and start time (clock ticks since boot) of the owner's process that alone is going to move the device: once
+        that has ended and the device waits on the host still, the endpoint is dead, too. (0, 0): there is none such.
         """
         from datapath.engine import sandboxes
 
         with self._host.changing() as tx:
-            return sandboxes.create_endpoint(tx, request, owner, key, allots)
+            return sandboxes.create_endpoint(tx, request, owner, key, allots, asker)
 
     def join(self, endpoint: str, sandbox: str) -> JoinInfo:
         """Puts the endpoint, by id, into the sandbox, by id, name or key: its device gets its name, addresses and

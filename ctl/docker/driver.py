@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -67,6 +68,8 @@ class Driver:
             return _refused(HTTPStatus.NOT_FOUND, f"driver {DRIVER} has no method {name[:100]!r}")
         if request.method != "POST":
             return _refused(HTTPStatus.METHOD_NOT_ALLOWED, f"method {name} takes POST")
+        if method == self._create_endpoint:
+            method = partial(self._create_endpoint, asker=request.asker)
         try:
             fields = protocol.parse(request.body)
         except ConfigError as error:
@@ -122,19 +125,21 @@ class Driver:
 
     # ---- endpoints -------------------------------------------------------------------------------
 
-    def _create_endpoint(self, fields: Fields) -> Reply:
+    def _create_endpoint(self, fields: Fields, asker: tuple[int, int] = (0, 0)) -> Reply:
         request = protocol.endpoint_request(fields)
         if name := lent.find(self._host, request.network):
-            return self._create_lent(fields, replace(request, network=name))
+            return self._create_lent(fields, replace(request, network=name), asker)
         if not (request.ip or request.ip6):
             raise ConfigError("Docker has allotted no address: the network's IPAM driver must be default")
-        made = self._host.endpoints.create(request, OWNER, ident(fields, "EndpointID"), allots=True)
+        made = self._host.endpoints.create(
+            request, OWNER, ident(fields, "EndpointID"), allots=True, asker=asker
+        )
         # What Docker has said itself must not be said to it.
         return {"Interface": {} if request.mac else {"MacAddress": made.mac}}
 
-    def _create_lent(self, fields: Fields, request: EndpointRequest) -> Reply:
+    def _create_lent(self, fields: Fields, request: EndpointRequest, asker: tuple[int, int]) -> Reply:
         """On a network of datapathctl's, which gives out addresses. What Docker has said must not be said to it."""
-        made = self._host.endpoints.create(request, OWNER, ident(fields, "EndpointID"))
+        made = self._host.endpoints.create(request, OWNER, ident(fields, "EndpointID"), asker=asker)
         found = {
             "Address": "" if request.ip or made.ipv4 is None else str(made.ipv4),
             "AddressIPv6": "" if request.ip6 or made.ipv6 is None else str(made.ipv6),

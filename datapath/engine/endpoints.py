@@ -11,6 +11,7 @@ from datapath.drivers.base import attempt
 from datapath.engine import backends, claims, leases, names, ports
 from datapath.engine.transaction import Transaction
 from datapath.errors import DatapathError
+from datapath.kernel import process
 from datapath.model.drivers import traits
 from datapath.model.endpoints import Endpoint
 from datapath.model.ports import PortMapping
@@ -147,14 +148,28 @@ def evict_dead(tx: Transaction) -> None:
 
 
 def is_dead(tx: Transaction, endpoint: Endpoint) -> bool:
-    """The endpoint is another owner's, and its device on the host is gone, or goes with a namespace that has ended."""
+    """The endpoint is another owner's, and its device on the host is gone, goes with a namespace that has ended, or
+    waits for a process that has."""
     sandbox = tx.state.sandboxes.get(endpoint.sandbox_id)
     if sandbox is None or not sandbox.foreign or endpoint.phase != Phase.READY or not endpoint.host_ifindex:
         return False
     links = tx.context.links
     if links.index(endpoint.host_ifname) != endpoint.host_ifindex:
         return True
+    if _is_abandoned(tx, endpoint):
+        return True
     return tx.path(sandbox.id) is None and links.is_cut_off(endpoint.host_ifindex)
+
+
+def _is_abandoned(tx: Transaction, endpoint: Endpoint) -> bool:
+    """The sandbox's device is on the host still, and the process that was to move it has ended: a dockerd that was
+    killed while it started a container, whose successor knows of nothing to take back. While that process lives, the
+    endpoint of a container that is being started looks the same."""
+    from datapath.drivers.inside.driver import waiting_name
+
+    if not endpoint.asker or tx.context.links.index(waiting_name(endpoint)) is None:
+        return False
+    return not process.alive(endpoint.asker, endpoint.asker_start)
 
 
 def evict(tx: Transaction, endpoint: Endpoint) -> None:

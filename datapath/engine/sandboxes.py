@@ -93,7 +93,12 @@ def remove_network(tx: Transaction, name: str, owner: str, force: bool, members:
 
 
 def create_endpoint(
-    tx: Transaction, request: EndpointRequest, owner: str, key: str, allots: bool
+    tx: Transaction,
+    request: EndpointRequest,
+    owner: str,
+    key: str,
+    allots: bool,
+    asker: tuple[int, int] = (0, 0),
 ) -> Endpoint:
     """See `datapath.host.Endpoints.create`."""
     endpoints.evict_dead(tx)
@@ -108,6 +113,8 @@ def create_endpoint(
         planned = plans.plan_create_endpoint(request, owner, key, tx.state, tx.facts, tx.config, tx.fresh)
         if planned.known:
             return planned.endpoint
+        made = replace(planned.endpoint, asker=asker[0], asker_start=asker[1])
+        planned = planned._replace(endpoint=made)
         rows = replace(planned.sandbox, phase=Phase.CREATING), planned.endpoint
         if planned.network.built:
             tx.commit(*rows)

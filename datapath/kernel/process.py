@@ -9,6 +9,8 @@ import fcntl
 import os
 import select
 import signal as signals
+import socket
+import struct
 from collections.abc import Iterable, Iterator
 
 from datapath.errors import ConfigError, DatapathError, KernelError
@@ -69,6 +71,16 @@ def start_time(pid: int) -> int | None:
 
 def alive(pid: int, start: int) -> bool:
     return pid > 0 and start_time(pid) == start
+
+
+def peer(opened: socket.socket) -> tuple[int, int]:
+    """(pid, start time) of the process that has connected to a Unix socket. (0, 0): it cannot be told, as that of a
+    process in a pid namespace which is not below ours. A start time of 0 is nobody's: it has ended since."""
+    try:
+        pid, _, _ = struct.unpack("3i", opened.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return (pid, start_time(pid) or 0) if pid > 0 else (0, 0)
+    except (OSError, KernelError):
+        return 0, 0
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datapath.errors import ConfigError, InUseError, KernelError
-from datapath.kernel import http_fields
+from datapath.kernel import http_fields, process
 
 # Bounds of what one connection may ask for: bytes of a request line with its headers, and of a body; seconds from the
 # first byte of a request to the last, and for its answer to be taken.
@@ -40,11 +40,12 @@ _HEADERS = 100
 
 
 class Request(NamedTuple):
-    """`path` with the query; `body` as it came."""
+    """`path` with the query; `body` as it came; `asker`: who has connected, see `process.peer`."""
 
     method: str
     path: str
     body: bytes
+    asker: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,7 @@ class _Connection:
 
     def __init__(self, opened: socket.socket) -> None:
         self.socket = opened
+        self.asker = process.peer(opened)
         self.pending = bytearray()
         self.since: float | None = None
         self.promised = False  # 100 Continue was said to this request
@@ -285,7 +287,7 @@ class Server:
         connection.promised, connection.since = False, None
         self._release(connection)
         self._busy += 1
-        self._work.put((connection, request, keep and self._keep))
+        self._work.put((connection, request._replace(asker=connection.asker), keep and self._keep))
         if len(self._threads) < min(self._busy, _HANDLERS):
             self._threads.append(threading.Thread(target=self._answer_all, name="request", daemon=True))
             self._threads[-1].start()

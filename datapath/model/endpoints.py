@@ -36,7 +36,9 @@ class Endpoint:
     there; the gateway flags are as the owner says. `published`: the ports that the owner wants once a default route is
     here, as asked for; `chosen`: those of them whose host port had been left open, with the one that was chosen.
     `static_mac`: the user chose the MAC address. `joined`: what the network's plugin said of the sandbox's device and
-    routes; None: it has not been asked, or the network has none. `services`: those that its option names."""
+    routes; None: it has not been asked, or the network has none. `services`: those that its option names. `asker`,
+    `asker_start`: pid and start time of the owner's process that asked for it and will move its device; 0: not known.
+    """
 
     id: str
     network_id: str
@@ -69,6 +71,8 @@ class Endpoint:
     static_mac: bool = False
     joined: Joined | None = None
     services: tuple[Membership, ...] = ()
+    asker: int = 0
+    asker_start: int = 0
 
     @property
     def sysctls(self) -> dict[str, str]:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import pytest
 
@@ -107,6 +108,10 @@ def removed(host: DockerHost) -> None:
         until(are_gone)
 
 
+def published(host: DockerHost, port: str) -> bool:
+    return port in host.ctl("port ls")
+
+
 def answers(host: DockerHost, port: int) -> None:
     with eventually() as until:
         until(lambda: host.outside.try_(f"curl -sS -m 30 http://{HOST}:{port}/").returncode == 0)
@@ -144,6 +149,40 @@ def test_s25_a_daemon_that_is_killed_while_several_start_is_whole_after_it(host:
         assert ended(at_once(host, starts())) == []
         answers(host, 8005)
         host.docker(["rm", "-f", *NAMES])
+
+
+@door("Docker", 20)
+def test_s25_ports_of_containers_that_a_killed_daemon_was_starting_are_the_next_ones(
+    host: DockerHost,
+) -> None:
+    """Docker forgets them, and says so to nobody. The next container has the first one's address and the second one's
+    port, which is refused as long as that daemon lives."""
+    slow, waits = host.folder / "slow", host.folder / "waits"
+    # No sandbox is made meanwhile. dockerd asks runtimes other things, too.
+    wait = f"while [ -e {waits} ]; do sleep 0.05; done; exit 1"
+    slow.write_text(f'#!/bin/sh\ncase " $* " in *" create "*) {wait};; esac\nexec runc "$@"\n')
+    slow.chmod(0o755)
+    waits.touch()
+    host.down()
+    host.up("--add-runtime", f"slow={slow}")
+    try:
+        starting = []
+        for port in ("8000", "8001"):
+            starting += at_once(host, [f"run -d --runtime slow --network n1 -p {port}:80 {IMAGE} {HTTPD}"])
+            with eventually() as until:
+                until(partial(published, host, port))
+        refused = host.try_docker(f"run -d --name next --network n1 -p 8001:80 {IMAGE} {HTTPD}")
+        assert refused.returncode == 125 and "port is already allocated" in refused.stderr
+        host.docker("rm next")
+        host.down(signal.SIGKILL)
+    finally:
+        waits.unlink()
+    ended(starting)
+    host.up()
+    host.docker(["rm", "-f", *host.docker("ps -aq").split()])
+    host.docker(f"run -d --name next --network n1 -p 8001:80 {IMAGE} {HTTPD}")
+    assert "10.5.0.2/16" in host.exec("next", "ip -o address")
+    answers(host, 8001)
 
 
 @door("Docker", 20)

@@ -69,7 +69,9 @@ class PlannedEndpoints:
     def __init__(self, host: PlannedEngine) -> None:
         self.host = host
 
-    def create(self, request: EndpointRequest, owner: str, key: str, allots: bool) -> Endpoint:
+    def create(
+        self, request: EndpointRequest, owner: str, key: str, allots: bool, asker: tuple[int, int]
+    ) -> Endpoint:
         host = self.host
         for endpoint in sandboxes.superseded(request, owner, key, host.state):
             host.without(endpoint)

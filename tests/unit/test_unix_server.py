@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from datapath.errors import ConfigError, DatapathError, InUseError, KernelError
-from datapath.kernel import unix_server
+from datapath.kernel import process, unix_server
 from datapath.kernel.unix_http import Api
 from datapath.kernel.unix_server import Answer, Request, Server
 
@@ -91,6 +91,23 @@ def test_a_client_that_asks_once_a_connection(tmp_path: Path) -> None:
         with pytest.raises(DatapathError, match="ValueError: it failed"):
             api.ask("POST", "/fail")
         assert api.ask("GET", "/x?y") == "GET /x?y 0"
+
+
+def test_a_request_says_which_process_has_connected(tmp_path: Path) -> None:
+    seen: list[Request] = []
+
+    def note(request: Request) -> Answer:
+        seen.append(request)
+        return echo(request)
+
+    program = "import sys; from datapath.kernel.unix_http import Api; Api(sys.argv[1]).ask('GET', '/x')"
+    with serving(tmp_path, note) as served:
+        Api(str(served.path)).ask("GET", "/x")
+        asking = subprocess.Popen([sys.executable, "-c", program, str(served.path)])
+        assert asking.wait(60) == 0
+    mine, other = (request.asker for request in seen)
+    assert mine == (os.getpid(), process.start_time(os.getpid())) and process.alive(*mine)
+    assert other[0] == asking.pid and other[1] >= mine[1] and not process.alive(*other)
 
 
 @pytest.mark.parametrize(
