@@ -41,9 +41,10 @@ class TopCommand(Command):
         except click.NoSuchOption:
             raise
         except click.UsageError as error:
-            if "unexpected extra argument" in error.message:
-                error.message = f"{error.message}: a container's processes are shown by `exec CONTAINER ps`"
-            raise
+            if "unexpected extra argument" not in error.message:
+                raise
+            hint = "a container's processes are shown by `exec CONTAINER ps`"
+            raise click.UsageError(f"{error.message}: {hint}", error.ctx) from error
 
 
 @click.command("top", cls=TopCommand)
