@@ -18,7 +18,6 @@ MISSING = (
     "install 'datapathctl[metrics]'"
 )
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
-_OPENMETRICS = "application/openmetrics-text"
 
 
 class Exposition(NamedTuple):
@@ -34,11 +33,6 @@ def require() -> None:
         import prometheus_client.metrics_core  # noqa: F401
     except ImportError as error:
         raise ConfigError(MISSING) from error
-
-
-def accepts_openmetrics(accept: str) -> bool:
-    """Whether a request with this Accept header is to be answered in OpenMetrics: Prometheus asks so."""
-    return any(one.partition(";")[0].strip() == _OPENMETRICS for one in accept.split(","))
 
 
 def expose(
@@ -75,7 +69,7 @@ def write(found: Iterable[metrics.Family], *, openmetrics: bool = False) -> Expo
     if openmetrics:
         from prometheus_client.openmetrics import exposition
 
-        writer, kind = exposition, f"{_OPENMETRICS}; version=1.0.0; charset=utf-8"
+        writer, kind = exposition, "application/openmetrics-text; version=1.0.0; charset=utf-8"
     else:
         import prometheus_client
 
