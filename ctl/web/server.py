@@ -25,8 +25,7 @@ from .reader import Reader
 if TYPE_CHECKING:
     from datapath.kernel.separate import Socket
 
-NAME = "web.token"  # in the run directory; `down` removes it, which ends this process
-_LOOK = 1.0  # seconds between two looks for it
+_LOOK = 1.0  # seconds between two looks for the token's file
 _PAUSES = (0.1, 0.5, 1.0, 2.0, 5.0)  # seconds before children are started again that did not live for long
 _LONG = 10.0
 _TRIES = 20
@@ -46,7 +45,7 @@ def serve(
     features.require()
     with ExitStack() as stack:
         stop, _ = stack.enter_context(signals())
-        kept = stack.enter_context(key.kept(host.settings.run_dir / NAME))
+        kept = stack.enter_context(key.kept(host.settings.page_token))
         listener = stack.enter_context(opened(listen))
         loaded = files.load()
 

@@ -69,6 +69,11 @@ class Settings:
             plugin_dirs=tuple(map(Path, folders.split(":"))) if folders else _DEFAULTS.plugin_dirs,
         )
 
+    @property
+    def page_token(self) -> Path:
+        """The file of the live page's token, there as long as the page is served: who removes it ends that."""
+        return self.run_dir / "web.token"
+
     def environment(self) -> dict[str, str]:
         """The DATAPATH_* variables that make these settings: those that are not as by default."""
         found = {

@@ -327,7 +327,7 @@ class Containers:
             time.sleep(0.002)
         groups.remove(settings, *(container.id for container in gone))
         with suppress(OSError):
-            (settings.run_dir / "web.token").unlink()  # which ends the process that serves the page
+            settings.page_token.unlink()
         with suppress(OSError):
             settings.run_dir.rmdir()
 
